@@ -1,3 +1,27 @@
 """Load the GRU you already trained, or train one here, and score it fast on any CPU."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from fastgru import nn, ops
+from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, get_num_threads, isa_names, set_num_threads
+
 __version__ = "0.1.0"
+
+
+def build_info() -> dict[str, Any]:
+    """What this build is and what it runs here.
+
+    Returns
+    -------
+    dict
+        version, isa (the instruction set in use), isas (all that this build has and this machine can run), openmp, compiler.
+    """
+    return {
+        "version": __version__,
+        "isa": DEFAULT_ISA,
+        "isas": isa_names(),
+        "openmp": OPENMP,
+        "compiler": COMPILER,
+    }

@@ -1,0 +1,126 @@
+/* The one product under everything: sums[p][r] = start + W[p] x[r] for P panels side by side and all rows, in tiles of
+ * R rows whose accumulators live in registers through one block of FG_KC terms. */
+#ifndef FASTGRU_PRODUCT_H
+#define FASTGRU_PRODUCT_H
+
+/* Where sums start and where they go. Vectors 0 … V-2 of a panel start at `start`, vector V-1 at `last`; they are
+ * written at `out`, vector V-1 at out + out_last. A row stride of 0 gives all rows the same start: a bias. */
+typedef struct {
+    const float *start, *last;
+    int64_t start_row, start_panel, last_row, last_panel;
+    float *out;
+    int64_t out_row, out_panel, out_last;
+} sums;
+
+static FG_INLINE void tile(const int R, const int P, const int V, const float *const *x, int64_t k0, int64_t kc,
+                           const float *w, int64_t w_panel, const sums *io, int64_t row)
+{
+    vec acc[VEC_ROWS][FG_MAX_PANELS * 3];
+    const float *xr[VEC_ROWS];
+    FG_UNROLL
+    for (int r = 0; r < R; r++) {
+        xr[r] = x[row + r] + k0;
+        FG_UNROLL
+        for (int v = 0; v < P * V; v++)
+            acc[r][v] = v_zero();
+    }
+    w += k0 * V * VEC_WIDTH;
+    for (int64_t k = 0; k < kc; k++) {
+        vec b[FG_MAX_PANELS * 3];
+        FG_UNROLL
+        for (int p = 0; p < P; p++) {
+            FG_UNROLL
+            for (int v = 0; v < V; v++)
+                b[p * V + v] = v_load(w + p * w_panel + v * VEC_WIDTH);
+        }
+        FG_UNROLL
+        for (int r = 0; r < R; r++) {
+            vec a = v_set1(xr[r][k]);
+            FG_UNROLL
+            for (int v = 0; v < P * V; v++)
+                acc[r][v] = v_fma(a, b[v], acc[r][v]);
+        }
+        w += V * VEC_WIDTH;
+    }
+    FG_UNROLL
+    for (int r = 0; r < R; r++) {
+        FG_UNROLL
+        for (int p = 0; p < P; p++) {
+            const float *start = io->start + (row + r) * io->start_row + p * io->start_panel;
+            const float *last = io->last + (row + r) * io->last_row + p * io->last_panel;
+            float *out = io->out + (row + r) * io->out_row + p * io->out_panel;
+            FG_UNROLL
+            for (int v = 0; v < V - 1; v++)
+                v_store(out + v * VEC_WIDTH, v_add(v_load(start + v * VEC_WIDTH), acc[r][p * V + v]));
+            v_store(out + io->out_last, v_add(v_load(last), acc[r][p * V + V - 1]));
+        }
+    }
+}
+
+/* `count` tiles of R rows, below each other. A function of its own for each shape keeps the registers of one out of
+ * the way of another's. */
+typedef void tiles_fn(const float *const *x, int64_t k0, int64_t kc, const float *w, int64_t w_panel, const sums *io,
+                      int64_t row, int64_t count);
+
+#define TILES(R, P, V)                                                                                                 \
+    static FG_NOINLINE void tiles_##R##x##P##x##V(const float *const *x, int64_t k0, int64_t kc, const float *w,       \
+                                                  int64_t w_panel, const sums *io, int64_t row, int64_t count)         \
+    {                                                                                                                  \
+        for (; count > 0; count--, row += R)                                                                           \
+            tile(R, P, V, x, k0, kc, w, w_panel, io, row);                                                             \
+    }
+
+TILES(1, 1, 1) TILES(2, 1, 1) TILES(3, 1, 1) TILES(4, 1, 1)
+TILES(1, 1, 2) TILES(2, 1, 2) TILES(3, 1, 2) TILES(4, 1, 2)
+TILES(1, 1, 3) TILES(2, 1, 3) TILES(3, 1, 3) TILES(4, 1, 3)
+TILES(1, 2, 3) TILES(1, 3, 3) TILES(1, 4, 3) TILES(2, 2, 3)
+#if VEC_ROWS == 8
+TILES(5, 1, 1) TILES(6, 1, 1) TILES(7, 1, 1) TILES(8, 1, 1)
+TILES(5, 1, 2) TILES(6, 1, 2) TILES(7, 1, 2) TILES(8, 1, 2)
+TILES(5, 1, 3) TILES(6, 1, 3) TILES(7, 1, 3) TILES(8, 1, 3)
+#define TALL(V) , tiles_5x1x##V, tiles_6x1x##V, tiles_7x1x##V, tiles_8x1x##V
+#else
+#define TALL(V)
+#endif
+
+static tiles_fn *const one_panel[3][VEC_ROWS] = {
+    {tiles_1x1x1, tiles_2x1x1, tiles_3x1x1, tiles_4x1x1 TALL(1)},
+    {tiles_1x1x2, tiles_2x1x2, tiles_3x1x2, tiles_4x1x2 TALL(2)},
+    {tiles_1x1x3, tiles_2x1x3, tiles_3x1x3, tiles_4x1x3 TALL(3)},
+};
+static tiles_fn *const one_row[FG_MAX_PANELS] = {tiles_1x1x3, tiles_1x2x3, tiles_1x3x3, tiles_1x4x3};
+
+/* How many panels of three vectors to take side by side: one row needs four for enough independent chains. */
+static FG_INLINE int64_t panels_together(int64_t rows, int64_t left)
+{
+    if (rows == 1)
+        return left == 5 ? 3 : left < FG_MAX_PANELS ? left : FG_MAX_PANELS;
+    return rows == 2 && left >= 2 ? 2 : 1;
+}
+
+/* All rows, all K terms: blocks of FG_KC outside, so that one block of weights meets every row from the L1 cache. */
+static void product(const float *const *x, int64_t rows, int64_t K, const float *w, int64_t panels, int64_t V, sums io)
+{
+    for (int64_t k0 = 0; k0 < K; k0 += FG_KC) {
+        int64_t kc = K - k0 < FG_KC ? K - k0 : FG_KC, w_panel = K * V * VEC_WIDTH;
+        if (rows == 1)
+            (panels == 1 ? one_panel[V - 1][0] : one_row[panels - 1])(x, k0, kc, w, w_panel, &io, 0, 1);
+        else if (rows == 2 && panels == 2)
+            tiles_2x2x3(x, k0, kc, w, w_panel, &io, 0, 1);
+        else
+            for (int64_t row = 0; row < rows;) { /* no tile of one row is left over: 5 = 3 + 2, 9 = 5 + 4 */
+                int64_t left = rows - row;
+                int64_t R = left >= 2 * VEC_ROWS || left == VEC_ROWS ? VEC_ROWS
+                          : left < VEC_ROWS ? left : (left + 1) / 2;
+                int64_t count = left >= 2 * VEC_ROWS ? left / VEC_ROWS - 1 : 1;
+                one_panel[V - 1][R - 1](x, k0, kc, w, w_panel, &io, row, count);
+                row += R * count;
+            }
+        io.start = io.out; /* the next block goes on where this one ended */
+        io.start_row = io.last_row = io.out_row;
+        io.start_panel = io.last_panel = io.out_panel;
+        io.last = io.out + io.out_last;
+    }
+}
+
+#endif

@@ -1,0 +1,93 @@
+/* The contract between the kernels and everyone above them.
+ *
+ * Dimension letters: N rows, K inputs of a product, I input_size, H hidden_size, W the ISA's vector width in floats.
+ * A *group* is W neighbouring hidden units; there are G = ceil(H / W). A *panel* is the weights of V <= 3 vectors of
+ * outputs, stored (K, V*W), so that one step of k reads V vectors from consecutive memory.
+ * Strides and sizes count floats, never bytes. No function allocates, fails, or keeps a pointer after it returns.
+ *
+ * Every output is one chain: start, plus the sums of blocks of FG_KC products, in order of k; inside a block one FMA a
+ * term from 0. That order depends on neither tile, ISA, threads nor batch, which is why results are equal bit for bit.
+ */
+#ifndef FASTGRU_TABLE_H
+#define FASTGRU_TABLE_H
+
+#include <stdint.h>
+
+#define FG_KC 128        /* products summed before they join the total; see docs/performance.md */
+#define FG_MAX_ROWS 64   /* rows of one call: their sums stay in the L1 cache */
+#define FG_MAX_PANELS 4  /* panels side by side when rows are too few to fill the FMA pipes */
+
+enum fg_activation {
+    FG_LINEAR, FG_SIGMOID, FG_TANH, FG_HARD_SIGMOID, FG_RELU, FG_SOFTSIGN, FG_ELU, FG_SELU, FG_SOFTPLUS,
+    FG_AFFINE, FG_LEAKY_RELU, FG_THRESHOLDED_RELU, FG_SCALED_TANH, FG_ACTIVATION_COUNT
+};
+
+typedef struct {
+    int32_t kind;        /* enum fg_activation */
+    float alpha, beta;   /* read by the kinds that have them */
+} fg_act;
+
+/* x -> start + W x over `vecs` vectors of outputs. Panels are as wide as fg_panel_width says, left to right. */
+typedef struct {
+    int64_t inputs;      /* K >= 1 */
+    int64_t vecs;        /* >= 1 */
+    const float *weight; /* panels one after another, each (K, V*W); 64-byte aligned */
+    const float *start;  /* (vecs * W): the bias, zeros if there is none */
+} fg_linear;
+
+/* One layer and direction in convention K (h' = n + z (h - n)), packed for one ISA.
+ *   reset_after:  one pass. x.vecs = h.vecs = 3G in the order r0 z0 n0 r1 z1 n1 ...; `recurrent_start` is c_n (G * W).
+ *   otherwise:    two passes. First r0 ... rG-1 z0 ... zG-1 (vecs = 2G), then n0 ... nG-1 on r*h (vecs = G).
+ * h.start is not read: x.start holds b + c (reset_after: n's part of it holds b_n alone). */
+typedef struct {
+    int32_t reset_after;
+    fg_act recurrent_activation, activation;
+    int64_t input_size, hidden_size;
+    fg_linear x[2], h[2];         /* [1] only where reset_after is 0 */
+    const float *recurrent_start; /* NULL where reset_after is 0 */
+} fg_gru;
+
+/* vectors in the next panel when `left` remain: threes, and twos where a three would leave a slow single one */
+static inline int64_t fg_panel_width(int64_t left)
+{
+    return left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
+}
+
+typedef struct {
+    const char *name;
+    int32_t width;     /* W */
+    int32_t tile_rows; /* rows of the register tile; fewer than twice as many rows want their inputs projected ahead */
+
+    /* y[r][0 .. outputs) = m->start + W x[r].
+     *   y, x: `rows` <= FG_MAX_ROWS pointers; y[r] has room for `outputs` floats, (vecs-1)*W < outputs <= vecs*W
+     *   scratch: FG_MAX_ROWS * 4W floats, 64-byte aligned */
+    void (*linear)(float *const *y, const float *const *x, const fg_linear *m, int64_t outputs, int64_t rows,
+                   float *scratch);
+
+    /* One time step of `rows` <= FG_MAX_ROWS rows: y[r][0 .. H) = h'.
+     *   y: must not overlap any x or h
+     *   x: `rows` pointers to I floats; NULL where `projected` is given
+     *   h: `rows` pointers to H floats, the previous state
+     *   projected: NULL, or row r at projected + r*stride: what `linear` gives for x[0] (all vecs*W of it), then x[1]
+     *   scratch: fg_step_scratch(W, H, reset_after) floats, 64-byte aligned */
+    void (*gru_step)(float *const *y, const float *const *x, const float *const *h, const float *projected,
+                     int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch);
+
+    /* y[0 .. n) = a(x[0 .. n)); y == x is allowed */
+    void (*activate)(float *y, const float *x, int64_t n, fg_act a);
+} fg_table;
+
+/* floats of scratch that gru_step needs: the sums, and without reset_after also z and r*h of every row */
+static inline int64_t fg_step_scratch(int64_t width, int64_t hidden_size, int32_t reset_after)
+{
+    int64_t padded = (hidden_size + width - 1) / width * width;
+    return FG_MAX_ROWS * 4 * width + (reset_after ? 0 : 2 * FG_MAX_ROWS * padded);
+}
+
+/* dispatch.c */
+int fg_isa_count(void);                  /* instruction sets compiled into this build, best first */
+const fg_table *fg_isa(int i);
+int fg_isa_runs(const fg_table *table);  /* 1 if this CPU and this operating system can run it */
+int fg_isa_trusted(const fg_table *table); /* 1 if it may be chosen without being asked for */
+
+#endif

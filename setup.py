@@ -1,0 +1,146 @@
+"""Compiles simd/all.c once per instruction set and links the objects; everything else is in pyproject.toml.
+
+Switches in the environment: FASTGRU_OPENMP=0|1 (default: if it compiles and links), FASTGRU_SANITIZE=address,undefined,
+FASTGRU_COVERAGE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+SIMD = Path("fastgru/simd")
+HEADERS = sorted(str(p) for p in [*SIMD.glob("*.h"), *SIMD.glob("*.c")])
+X86, ARM = "defined(__x86_64__) || defined(_M_X64)", "defined(__aarch64__) || defined(_M_ARM64)"
+# name: (macro of the processors that have it, flags of gcc and clang, flags of MSVC)
+ISAS = {
+    "scalar": ("1", [], []),
+    "avx2": (X86, ["-mavx2", "-mfma"], ["/arch:AVX2"]),
+    "avx512": (X86, ["-mavx512f"], ["/arch:AVX512"]),
+    "wide": (f"{X86} || {ARM}", {"x86": ["-mavx2", "-mfma"]}, ["/arch:AVX2"]),
+    "neon": (ARM, [], []),
+}
+SANITIZE = os.environ.get("FASTGRU_SANITIZE", "")
+COVERAGE = os.environ.get("FASTGRU_COVERAGE", "") == "1"
+
+
+class Build(build_ext):
+    """build_ext that knows the instruction sets."""
+
+    def build_extensions(self) -> None:
+        self.msvc = self.compiler.compiler_type == "msvc"
+        if not self.msvc:  # flags of the Python that runs this must not reach the kernels: each ISA brings its own
+            for name in ("compiler", "compiler_so", "compiler_cxx", "linker_so"):
+                flags = getattr(self.compiler, name, None) or []
+                kept = [f for f in flags if not f.startswith(("-march", "-mtune", "-mcpu", "-flto", "-ffast-math"))]
+                setattr(self.compiler, name, kept)
+            if os.environ.get("CFLAGS") and any("-march" in f for f in shlex.split(os.environ["CFLAGS"])):
+                print("fastgru: -march in CFLAGS is ignored: the instruction set is chosen at run time")
+        common = self.common_flags()
+        openmp, openmp_link = self.openmp_flags()
+        for ext in self.extensions:
+            ext.extra_compile_args = [*common, *openmp]
+            ext.extra_link_args = [*self.link_flags(), *openmp_link]
+        isa_ext = next(ext for ext in self.extensions if ext.name.endswith(".isa"))
+        isa_ext.extra_objects = self.kernels(common)
+        super().build_extensions()
+
+    def common_flags(self) -> list[str]:
+        if self.msvc:
+            return ["/O2", "/fp:precise", "/std:c11"]
+        flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
+        if SANITIZE:
+            flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+        return flags + (["--coverage", "-O0"] if COVERAGE else [])
+
+    def link_flags(self) -> list[str]:
+        return ([f"-fsanitize={SANITIZE}"] if SANITIZE else []) + (["--coverage"] if COVERAGE else [])
+
+    def openmp_flags(self) -> tuple[list[str], list[str]]:
+        wanted = os.environ.get("FASTGRU_OPENMP", "")
+        if wanted == "0":
+            return [], []
+        program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+        candidates = [(["/openmp"], [])] if self.msvc else [(["-fopenmp"], ["-fopenmp"])]
+        if not self.msvc and os.uname().sysname == "Darwin":
+            candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
+        for compile_args, link_args in candidates:
+            if self.compiles(program, compile_args, link_args):
+                return compile_args, link_args
+        if wanted == "1":
+            raise CompileError("FASTGRU_OPENMP=1, but no OpenMP program compiles and links here")
+        print("fastgru: no OpenMP here, building for one thread (macOS: brew install libomp)")
+        return [], []
+
+    def compiles(self, program: str, args: list[str], link_args: list[str] | None = None) -> bool:
+        """Whether a program compiles, and links too where `link_args` is given."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(program)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=args)
+                if link_args is not None:
+                    self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_args)
+            except (CompileError, LinkError):
+                return False
+        return True
+
+    def kernels(self, common: list[str]) -> list[str]:
+        """Object files of every ISA for the target processor, and of the dispatcher."""
+        objects: list[str] = []
+        have: list[tuple[str, str]] = []
+        x86 = self.compiles(f"#if !({X86})\n#error other\n#endif\n", [])
+        for name, (macro, gnu, msvc) in ISAS.items():
+            if not self.compiles(f"#if !({macro})\n#error other\n#endif\n", []):
+                continue
+            flags = msvc if self.msvc else gnu if isinstance(gnu, list) else gnu["x86"] if x86 else []
+            if self.msvc and not x86:
+                flags = []
+            objects += self.compile_c("all.c", name, [(f"FG_ISA_{name.upper()}", "1")], [*common, *flags])
+            have.append((f"FG_HAVE_{name.upper()}", "1"))
+        return objects + self.compile_c("dispatch.c", "dispatch", have, common)
+
+    def compile_c(self, source: str, folder: str, macros: list[tuple[str, str]], flags: list[str]) -> list[str]:
+        """One C file into a folder of its own, so that the objects of one source don't overwrite each other."""
+        return self.compiler.compile(
+            [str(SIMD / source)],
+            output_dir=os.path.join(self.build_temp, folder),
+            macros=macros,
+            extra_postargs=flags,
+            depends=HEADERS,
+        )
+
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"fastgru._core.{name}",
+        [f"fastgru/_core/{name}.pyx"],
+        include_dirs=[str(SIMD), numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        depends=HEADERS,
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in ("isa", "gru", "dense")],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "freethreading_compatible": True,
+        },
+        show_all_warnings=True,
+    ),
+    cmdclass={"build_ext": Build},
+)
