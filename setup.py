@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class Build(build_ext):
             return ["/O2", "/fp:precise", "/std:c11"]
         flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
         if SANITIZE:
-            flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+            flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+            flags += ["-g", "-O1"]
         return flags + (["--coverage", "-O0"] if COVERAGE else [])
 
     def link_flags(self) -> list[str]:
@@ -70,7 +72,7 @@ class Build(build_ext):
             return [], []
         program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
         candidates = [(["/openmp"], [])] if self.msvc else [(["-fopenmp"], ["-fopenmp"])]
-        if not self.msvc and os.uname().sysname == "Darwin":
+        if sys.platform == "darwin":
             candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
         for compile_args, link_args in candidates:
             if self.compiles(program, compile_args, link_args):

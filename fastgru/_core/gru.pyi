@@ -1,0 +1,46 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+class PackedGRU:
+    isa: str
+    activation: tuple[str, float, float]
+    recurrent_activation: tuple[str, float, float]
+
+    def __init__(
+        self,
+        weight_ih: F32,
+        weight_hh: F32,
+        bias_ih: F32 | None,
+        bias_hh: F32 | None,
+        reset_after: bool,
+        activation: Any,
+        recurrent_activation: Any,
+        isa: str | None,
+    ) -> None: ...
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def reset_after(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...
+    def run(
+        self,
+        x: F32,
+        h0: F32 | None,
+        y: F32 | None,
+        h_n: F32,
+        lengths: I64 | None = None,
+        valid: I64 | None = None,
+        offsets: I64 | None = None,
+        time_major: bool = False,
+        reverse: bool = False,
+        repeat: bool = False,
+        num_threads: int | None = None,
+    ) -> None: ...
