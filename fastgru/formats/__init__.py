@@ -1,0 +1,131 @@
+"""Bytes of strangers in, `ModelFile` out. Nothing in here runs code from a file or imports by a name in one.
+
+`read` decides by content, never by suffix: `.net`, `.tar` and `.pkl` hide every format.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from .archive import Archive
+from .hdf5 import SIGNATURE
+from .model_file import ModelFile
+from .safetensors import looks_like_safetensors, read_safetensors, write_safetensors
+from .untrusted import REMEDIES, FormatError, Source
+
+__all__ = ["FormatError", "ModelFile", "read", "read_bytes", "write_safetensors"]
+
+
+def read(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a model file of any supported format.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; its name and suffix do not matter.
+
+    Returns
+    -------
+    ModelFile
+        Architecture and tensors. Tensors of safetensors files view the memory-mapped file.
+
+    Raises
+    ------
+    FormatError
+        If the path is a folder, or the file is not a model, is damaged, contradicts itself, or would need code to
+        be run.
+    OSError
+        If the file cannot be opened.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise _refuse_folder(name)
+    with open(name, "rb") as file:
+        status = os.fstat(file.fileno())
+        source = Source(name, b"")
+        if not stat.S_ISREG(status.st_mode):
+            raise source.refuse("", expected="a regular file", found="a pipe or device", remedy="copy it to a file")
+        if status.st_size == 0:
+            raise source.refuse("", expected="a model file", found="an empty file", remedy=REMEDIES["damaged"])
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _read(Source(name, data))
+
+
+def read_bytes(data: bytes | bytearray | memoryview, name: str = "<bytes>") -> ModelFile:
+    """Read a model file that is already in memory; `name` stands for the path in errors."""
+    return _read(Source(name, data))
+
+
+def _read(source: Source) -> ModelFile:
+    head = bytes(source.data[:512])
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(source)
+    if head.startswith(SIGNATURE):
+        from .keras_h5 import read_keras_h5
+
+        return read_keras_h5(source)
+    if looks_like_safetensors(source):
+        return read_safetensors(source)
+    if head[:1] == b"\x80" and len(head) > 2 and head[1] <= 5:
+        from .pytorch_legacy import read_pytorch_legacy
+
+        return read_pytorch_legacy(source)
+    raise _refuse_unknown(source, head)
+
+
+def _read_zip(source: Source) -> ModelFile:
+    archive = Archive(source)
+    names = archive.names
+    if "config.json" in archive and "model.weights.h5" in archive:
+        from .keras import read_keras
+
+        return read_keras(source, archive)
+    if any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names):
+        from .pytorch import read_pytorch_zip
+
+        return read_pytorch_zip(source, archive)
+    found, remedy = "a zip archive of something else", REMEDIES["unknown"]
+    if "config.json" in archive:
+        found, remedy = "a .keras archive without model.weights.h5", REMEDIES["export_keras"]
+    elif any(name.endswith(".npy") for name in names):
+        found = "a NumPy .npz archive"
+    elif "data.pkl" in archive or any(name.endswith(".pkl") for name in names):
+        found, remedy = "an archive with pickles but no data.pkl", REMEDIES["export_torch"]
+    raise source.refuse("", expected="a Keras or PyTorch model", found=found, remedy=remedy)
+
+
+def _refuse_folder(name: str) -> FormatError:
+    found = "a folder"
+    if os.path.exists(os.path.join(name, "saved_model.pb")):
+        found = "a TensorFlow SavedModel folder"
+    return Source(name, b"").refuse("", expected="a model file", found=found, remedy=REMEDIES["folder"])
+
+
+def _refuse_unknown(source: Source, head: bytes) -> FormatError:
+    """Say what the bytes are, where they are a thing people mistake for a model."""
+    found, remedy = f"bytes that start {head[:8]!r}", REMEDIES["unknown"]
+    text = head.lstrip()[:64].lower()
+    if head.startswith(b"version https://git-lfs"):
+        found, remedy = "a Git LFS pointer", REMEDIES["lfs"]
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        found, remedy = "a web page", REMEDIES["html"]
+    elif head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        found, remedy = "a compressed file", REMEDIES["compressed"]
+    elif head[257:262] == b"ustar":
+        found, remedy = "a tar archive", REMEDIES["tar"]
+    elif text.startswith((b"{", b"[")):
+        found = "JSON (an architecture without weights?)"
+    elif head.startswith(b"\x93NUMPY"):
+        found = "a NumPy .npy array"
+    elif head[:1] == b"\x08" and head[2:3] == b"\x12":  # ir_version, then producer_name
+        found, remedy = "an ONNX model", REMEDIES["onnx"]
+    else:
+        for offset in (512, 1024, 2048, 4096):  # where a user block may put the signature
+            if bytes(source.data[offset : offset + 8]) == SIGNATURE:
+                found, remedy = (
+                    f"an HDF5 file behind a {offset}-byte user block",
+                    REMEDIES["userblock"],
+                )
+    return source.refuse("", expected="a model file", found=found, remedy=remedy)
