@@ -29,6 +29,8 @@ ISAS = {
     "wide": (f"{X86} || {ARM}", {"x86": ["-mavx2", "-mfma"]}, ["/arch:AVX2"]),
     "neon": (ARM, [], []),
 }
+# Flags of the environment that would change results, or make a build that only this machine can run
+STRIPPED = ("-march", "-mtune", "-mcpu", "-mavx", "-mfma", "-flto", "-ffast-math", "-funsafe-math", "-Ofast")
 SANITIZE = os.environ.get("FASTGRU_SANITIZE", "")
 COVERAGE = os.environ.get("FASTGRU_COVERAGE", "") == "1"
 
@@ -41,10 +43,10 @@ class Build(build_ext):
         if not self.msvc:  # flags of the Python that runs this must not reach the kernels: each ISA brings its own
             for name in ("compiler", "compiler_so", "compiler_cxx", "linker_so"):
                 flags = getattr(self.compiler, name, None) or []
-                kept = [f for f in flags if not f.startswith(("-march", "-mtune", "-mcpu", "-flto", "-ffast-math"))]
-                setattr(self.compiler, name, kept)
-            if os.environ.get("CFLAGS") and any("-march" in f for f in shlex.split(os.environ["CFLAGS"])):
-                print("fastgru: -march in CFLAGS is ignored: the instruction set is chosen at run time")
+                setattr(self.compiler, name, [f for f in flags if not f.startswith(STRIPPED)])
+            ignored = [f for f in shlex.split(os.environ.get("CFLAGS", "")) if f.startswith(STRIPPED)]
+            if ignored:
+                print(f"fastgru: {' '.join(ignored)} in CFLAGS ignored: the instruction set is chosen at run time")
         common = self.common_flags()
         openmp, openmp_link = self.openmp_flags()
         for ext in self.extensions:
@@ -90,7 +92,8 @@ class Build(build_ext):
             try:
                 objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=args)
                 if link_args is not None:
-                    self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_args)
+                    probe = os.path.join(folder, "probe.so")
+                    self.compiler.link_shared_object(objects, probe, extra_postargs=link_args)
             except (CompileError, LinkError):
                 return False
         return True
