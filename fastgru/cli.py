@@ -1,0 +1,295 @@
+"""``fastgru info | convert | score``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+import fastgru
+
+from . import formats, loading, nn, tables
+from .formats import FormatError, ModelFile
+from .layers.base import Array
+from .models import Model, sample_inputs
+
+_ROWS = 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 an expected error, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError, TypeError) as error:
+        print(f"fastgru: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastgru", description="Score trained GRUs on any CPU.")
+    parser.add_argument("--version", action="version", version=f"fastgru {fastgru.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="what a model file holds")
+    info.add_argument("file", metavar="FILE")
+    info.set_defaults(run=_info)
+
+    convert = commands.add_parser("convert", help="write a model as one safetensors file")
+    convert.add_argument("source", metavar="SRC")
+    convert.add_argument("target", metavar="DST.safetensors")
+    convert.add_argument("--verify", action="store_true", help="read it back and compare weights and scores")
+    convert.set_defaults(run=_convert)
+
+    score = commands.add_parser("score", help="score arrays (.npy, .npz, .csv)")
+    score.add_argument("model", metavar="MODEL")
+    score.add_argument("input", metavar="IN", help=".npy; .npz of inputs by name; .csv")
+    score.add_argument("output", metavar="OUT", help=".npy, .npz or .csv, by its name")
+    score.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
+    score.add_argument("--num-threads", type=_positive, help="threads to use")
+    score.add_argument("--batch-size", type=_positive, default=_ROWS, help="rows at a time")
+    score.add_argument("--quiet", action="store_true", help="no progress bar")
+    score.set_defaults(run=_score)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+# -- info ----------------------------------------------------------------------------------
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    file = formats.read(arguments.file)
+    version = f", written by version {file.version}" if file.version else ", version not recorded"
+    print(f"{file.path}: {file.format}{version}")
+    if file.config is None:
+        _print_state_dict(file)
+    else:
+        _print_model(Model.from_model_file(file))
+    for note in file.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _print_model(model: Model) -> None:
+    for end in model.inputs:
+        print(f"input {end.name!r}: {end.describe()}")
+    print(f"output {', '.join(map(repr, model.output_names))}")
+    model.summary()
+    for name, value in model.all_tensors().items():
+        print(f"  {name} {value.shape} {value.dtype}")
+
+
+def _print_state_dict(file: ModelFile) -> None:
+    for prefix, what in sorted(loading.find_grus(file.tensors).items()):
+        print(f"GRU at prefix {prefix!r}: {what}")
+    for name, tensor in file.tensors.items():
+        print(f"  {name} {tensor.shape} {tensor.dtype}")
+    print(f"Parameters: {sum(t.size for t in file.tensors.values()):,}")
+
+
+# -- convert -------------------------------------------------------------------------------
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    if not arguments.target.endswith(".safetensors"):
+        raise FormatError(f"{arguments.target}: expected a name that ends in .safetensors")
+    if os.path.exists(arguments.target) and os.path.samefile(arguments.source, arguments.target):
+        raise FormatError(f"{arguments.target}: expected another file than the source")
+    file = formats.read(arguments.source)
+    if file.config is None:
+        formats.write_safetensors(arguments.target, file.tensors, {"source_version": file.version})
+    else:
+        Model.from_model_file(file).save(arguments.target)
+    checked = _verify(file, arguments.target) if arguments.verify else ""
+    print(f"{arguments.target}: {len(file.tensors)} tensors from {file.format}{checked}")
+    for note in file.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _verify(source: ModelFile, target: str) -> str:
+    """Read the copy back: equal weights, equal scores; a copy that differs is removed."""
+    copy = formats.read(target)
+    names = set(copy.tensors) if source.config is not None else set(source.tensors)
+    try:
+        for name in names:
+            if name not in copy.tensors or not _same(source.tensors[name], copy.tensors[name]):
+                raise FormatError(f"{target}: tensor {name!r} differs from {source.path}")
+        if source.config is None:
+            return "; weights equal"
+        first, second = Model.from_model_file(source), Model.from_model_file(copy)
+        x = sample_inputs(first)
+        if x is None:
+            return "; weights equal (the input's shape is not in the file: no scores compared)"
+        for a, b in zip(_listed(first.predict(x)), _listed(second.predict(x)), strict=True):
+            if not _same(a, b):
+                raise FormatError(f"{target}: scores differ from {source.path}")
+    except FormatError:
+        os.unlink(target)
+        raise
+    return "; weights and scores equal"
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _listed(outputs: Any) -> list[Array]:
+    if isinstance(outputs, dict):
+        return list(outputs.values())
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+# -- score ---------------------------------------------------------------------------------
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    model = loading.load(arguments.model, arguments.prefix)
+    if isinstance(model, Model):
+        return _score_model(model, arguments)
+    return _score_gru(model, arguments)
+
+
+def _score_model(model: Model, arguments: argparse.Namespace) -> int:
+    table = tables.open_table(arguments.input)
+    names, extra = _inputs_of(model, table, arguments.input)
+    keys = _distinct(model.output_names)
+
+    def run(chunk: dict[str, Array]) -> dict[str, Array]:
+        x = [chunk[name] for name in names]
+        if isinstance(table, tables.CsvReader):
+            x = [_unflatten(x[0], model, arguments.input)]
+        padding: dict[str, Any] = {name: chunk[name] for name in extra}
+        y = model.predict(x[0] if len(x) == 1 else x, num_threads=arguments.num_threads, **padding)
+        return y if isinstance(y, dict) else dict(zip(keys, _listed(y), strict=True))
+
+    rows = max(1, table.rows) if model.stateful else arguments.batch_size
+    _score_chunks(run, table.chunks(rows), table.rows, arguments)
+    return 0
+
+
+def _score_chunks(
+    run: Callable[[dict[str, Array]], dict[str, Array]],
+    chunks: Iterator[dict[str, Array]],
+    rows: int,
+    arguments: argparse.Namespace,
+) -> None:
+    from tqdm import tqdm
+
+    hidden = True if arguments.quiet else None  # None: hidden unless a person watches
+    with (
+        tables.writing(arguments.output) as writer,
+        tqdm(total=rows, unit="row", disable=hidden) as bar,
+    ):
+        for chunk in chunks:
+            outputs = run(chunk)
+            writer.write(outputs, rows)
+            bar.update(len(next(iter(outputs.values()))))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{name}_{i}" for i, name in enumerate(names)]
+
+
+def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str], list[str]]:
+    """Which arrays of a file are the model's inputs, in its order, and which say the padding."""
+    ends = [end.name for end in model.inputs]
+    names = list(table.names)
+    if not isinstance(table, tables.NpzReader):
+        if len(ends) > 1:
+            raise FormatError(f"{path}: expected an .npz file with {ends}, found a single array")
+        return names, []
+    extra: list[str] = [n for n in ("lengths", "mask") if n in names and n not in ends]
+    if all(end in names for end in ends):
+        return ends, extra
+    rest = [n for n in names if n not in extra]
+    numbered = rest == [f"arr_{i}" for i in range(len(ends))]  # numpy.savez without names
+    if len(rest) == len(ends) and (len(ends) == 1 or numbered):
+        return rest, extra
+    raise FormatError(f"{path}: expected an .npz file with the inputs {ends}, found {names}")
+
+
+def _unflatten(x: Array, model: Model, path: str) -> Array:
+    """A line of numbers as the input's (T, I): the features of one step stand side by side."""
+    shape = model.inputs[0].shape
+    if shape is None or len(shape) < 2:
+        return x
+    known = int(np.prod([n for n in shape if n is not None]))
+    free = sum(n is None for n in shape)
+    width = x.shape[1]
+    if free > 1 or known == 0 or width % known or (not free and width != known):
+        sizes = " · ".join("T" if n is None else str(n) for n in shape)
+        raise FormatError(f"{path}: expected lines of {sizes} numbers, found {width}")
+    return x.reshape(x.shape[0], *(width // known if n is None else n for n in shape))
+
+
+def _score_gru(gru: nn.GRU | nn.GRUCell, arguments: argparse.Namespace) -> int:
+    """A bare GRU on x (N, T, I) or one sequence (T, I); a cell on (N, I).
+
+    An .npz may bring h0 and lengths and take h_n, in PyTorch's shapes: those are not row by row,
+    so .npz is scored in one go, while .npy and .csv go in chunks.
+    """
+    threads = arguments.num_threads
+    path = arguments.input
+    cell = isinstance(gru, nn.GRUCell)
+    if isinstance(gru, nn.GRU):
+        gru.batch_first = True
+    table = tables.open_table(path)
+    if isinstance(table, tables.NpzReader) or arguments.output.lower().endswith(".npz"):
+        given = _gru_arrays(path, table)
+        h0, lengths = given.get("h0"), given.get("lengths")
+        if isinstance(gru, nn.GRUCell):
+            outputs = {"h_n": gru(given["x"], h0, num_threads=threads)}
+        else:
+            y, h_n = gru(given["x"], h0, lengths, num_threads=threads)
+            outputs = {"y": y, "h_n": h_n}
+        if not arguments.output.lower().endswith(".npz"):
+            outputs = dict([next(iter(outputs.items()))])
+        with tables.writing(arguments.output) as writer:
+            for name, value in outputs.items():
+                writer.write({name: value}, len(value))
+        return 0
+    rank = len(table.shape)
+    if rank not in ((2,) if cell else (2, 3)):
+        expected = "(N, I)" if cell else "(N, T, I) or (T, I)"
+        raise FormatError(f"{path}: expected {expected}, found {table.shape}")
+
+    def run(chunk: dict[str, Array]) -> dict[str, Array]:
+        x = chunk[""]
+        if isinstance(gru, nn.GRUCell):
+            return {"h_n": gru(x, num_threads=threads)}
+        return {"y": gru(x, num_threads=threads)[0]}
+
+    rows = max(1, table.rows) if rank == 2 and not cell else arguments.batch_size
+    _score_chunks(run, table.chunks(rows), table.rows, arguments)
+    return 0
+
+
+def _gru_arrays(path: str, table: tables.Reader) -> dict[str, Array]:
+    """x, and h0 and lengths where an .npz has them."""
+    if not isinstance(table, tables.NpzReader):
+        return {"x": next(table.chunks(max(1, table.rows)))[""]}
+    with np.load(path, allow_pickle=False) as archive:
+        names = [n for n in archive.files if n not in ("h0", "lengths")]
+        if "x" not in names and len(names) != 1:
+            raise FormatError(f"{path}: expected the array x (and h0, lengths), found {names}")
+        main = "x" if "x" in names else names[0]
+        found: dict[str, Array] = {"x": archive[main]}
+        found.update({n: archive[n] for n in ("h0", "lengths") if n in archive.files})
+        return found

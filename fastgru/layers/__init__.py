@@ -1,0 +1,50 @@
+"""Keras-shaped layers: Keras' names, defaults and meaning, on NumPy arrays."""
+
+from .activations import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax, ThresholdedReLU
+from .base import Dialect, Layer
+from .core import Dense, Dropout, Embedding, Identity, Input, Masking, TimeDistributed
+from .merge import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
+from .normalization import BatchNormalization, LayerNormalization
+from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
+from .recurrent import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
+from .shaping import Flatten, Permute, RepeatVector, Reshape
+
+__all__ = [
+    "ELU",
+    "GRU",
+    "RNN",
+    "Activation",
+    "Add",
+    "Average",
+    "BatchNormalization",
+    "Bidirectional",
+    "Concatenate",
+    "Dense",
+    "Dialect",
+    "Dot",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GRUCell",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+    "Identity",
+    "Input",
+    "Layer",
+    "LayerNormalization",
+    "LeakyReLU",
+    "Masking",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "PReLU",
+    "Permute",
+    "ReLU",
+    "RepeatVector",
+    "Reshape",
+    "Softmax",
+    "StackedRNNCells",
+    "Subtract",
+    "ThresholdedReLU",
+    "TimeDistributed",
+]

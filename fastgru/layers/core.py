@@ -1,0 +1,274 @@
+"""Embedding, Masking, Dense, Input, TimeDistributed, and the layers that do nothing in scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import ops
+from . import activations
+from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
+
+if TYPE_CHECKING:
+    from .reader import Reader
+
+
+class Input(Layer):
+    """A model's input: its shape without the batch, and its dtype.
+
+    Parameters
+    ----------
+    shape
+        Sizes after the batch; None where any size fits.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int | None] | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.shape = None if shape is None else tuple(shape)
+        self.dtype = dtype
+        #: The layers behind it convert by themselves, so that large ids stay exact.
+        self.exact = False
+        self.ready = True
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
+        whole = config.get("batch_shape") or config.get("batch_input_shape")
+        dtype = config.get("dtype") or "float32"
+        return cls(None if whole is None else whole[1:], str(dtype), config.get("name"))
+
+    def get_config(self) -> dict[str, Any]:
+        shape = None if self.shape is None else [None, *self.shape]
+        return {"name": self.name, "batch_shape": shape, "dtype": self.dtype}
+
+    def class_name(self) -> str:
+        return "InputLayer"
+
+    def cast(self, x: Array) -> Array:
+        """``x`` in the declared dtype, as Keras casts inputs; half precisions become float32."""
+        if self.dtype.startswith(("int", "uint")):
+            return x if x.dtype.kind in "iu" else x.astype(np.int64)
+        if self.dtype == "bool":
+            return x.astype(bool)
+        return x if self.exact else as_float32(x)
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        return x, mask
+
+    def describe(self) -> str:
+        return f"{self.dtype} {'?' if self.shape is None else (None, *self.shape)}"
+
+
+class Identity(Layer):
+    """A layer that scoring leaves out: Dropout and its kin."""
+
+    def __init__(self, rate: float = 0.0, name: str | None = None) -> None:
+        super().__init__(name)
+        self.rate = rate
+        self.ready = True
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
+        return cls(name=config.get("name"))
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        return x, mask
+
+
+class Dropout(Identity):
+    """Does nothing in scoring."""
+
+    arguments = ("rate",)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
+        rate = config.get("rate", config.get("p", 0.0))
+        return cls(rate if isinstance(rate, (int, float)) else 0.0, config.get("name"))
+
+
+class Embedding(Layer):
+    """Rows of a table. Ids outside ``0 … input_dim − 1`` raise; none wraps around.
+
+    Parameters
+    ----------
+    input_dim, output_dim
+        Rows and columns of the table.
+    mask_zero
+        Id 0 marks a padded step: the mask of the layers after it.
+    """
+
+    arguments = ("input_dim", "output_dim", "mask_zero")
+
+    def __init__(self, input_dim: int, output_dim: int, mask_zero: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.input_dim = int(input_dim)
+        self.output_dim = int(output_dim)
+        self.mask_zero = bool(mask_zero)
+
+    def weight_names(self) -> tuple[str, ...]:
+        return ("embeddings",)
+
+    def check(self, weights: Mapping[str, Array]) -> None:
+        expect_shape("embeddings", weights["embeddings"], (self.input_dim, self.output_dim))
+
+    def prepare(self) -> None:
+        self._table = np.ascontiguousarray(self.weights["embeddings"], np.float32)
+
+    def build(self, shape: Shape, rng: np.random.Generator) -> None:
+        table = rng.uniform(-0.05, 0.05, (self.input_dim, self.output_dim))
+        self.assign({"embeddings": table.astype(np.float32)})
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        ids = self._ids(x)
+        # Keras drops a mask here unless mask_zero; one that a caller gave explicitly is kept,
+        # because ignoring the lengths that somebody passed would be a silent error.
+        return self._table[ids], (ids != 0 if self.mask_zero else mask)
+
+    def _ids(self, x: Array) -> Array:
+        if x.dtype.kind not in "iu":
+            if x.dtype.kind not in "fb":
+                raise TypeError(f"layer {self.name!r} (Embedding): expected integer ids, found {x.dtype}")
+            if not np.isfinite(x).all():
+                raise ValueError(f"layer {self.name!r} (Embedding): ids contain NaN or inf")
+            x = x.astype(np.int64)  # Keras truncates too
+        if x.size:
+            low, high = int(x.min()), int(x.max())
+            if low < 0 or high >= self.input_dim:
+                raise ValueError(
+                    f"layer {self.name!r} (Embedding): expected ids in 0 … {self.input_dim - 1}, "
+                    f"found {low if low < 0 else high}"
+                )
+        return x
+
+    def describe(self) -> str:
+        return f"{self.input_dim} → {self.output_dim}" + (", mask_zero" * self.mask_zero)
+
+
+class Masking(Layer):
+    """Mark steps whose features all equal ``mask_value``, and zero them (NaN counts as valid)."""
+
+    arguments = ("mask_value",)
+
+    def __init__(self, mask_value: float = 0.0, name: str | None = None) -> None:
+        super().__init__(name)
+        number = activations._number(mask_value)
+        self.mask_value = 0.0 if number is None else number
+        self.ready = True
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        x = as_float32(x)
+        valid = (x != np.float32(self.mask_value)).any(axis=-1)
+        return np.where(valid[..., None], x, np.float32(0.0)), valid
+
+    def describe(self) -> str:
+        return f"mask_value {self.mask_value:g}"
+
+
+class Dense(Layer):
+    """activation(x · kernel + bias) over the last axis; kernel (I, U), bias (U,)."""
+
+    arguments = ("units", "activation", "use_bias")
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        name: str | None = None,
+        *,
+        dialect: Dialect = NEWEST,
+    ) -> None:
+        super().__init__(name)
+        self.units = int(units)
+        self.activation = activation
+        self.use_bias = bool(use_bias)
+        self._layer = activation if isinstance(activation, Layer) else None
+        where = f"layer {self.name!r} (Dense)"
+        self._apply = None if self._layer else activations.function(activation, dialect, where)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
+        return cls(
+            config["units"],
+            reader.activation(config.get("activation")),
+            config.get("use_bias", True),
+            config.get("name"),
+            dialect=reader.dialect,
+        )
+
+    def weight_names(self) -> tuple[str, ...]:
+        return ("kernel", "bias") if self.use_bias else ("kernel",)
+
+    def check(self, weights: Mapping[str, Array]) -> None:
+        kernel = weights["kernel"]
+        width = kernel.shape[0] if kernel.ndim == 2 else 0
+        expect_shape("kernel", kernel, (width, self.units))
+        if self.use_bias:
+            expect_shape("bias", weights["bias"], (self.units,))
+
+    def prepare(self) -> None:
+        kernel = as_float32(self.weights["kernel"])
+        bias = as_float32(self.weights["bias"]) if self.use_bias else None
+        self._width = kernel.shape[0]
+        self._packed = ops.pack_dense(np.ascontiguousarray(kernel.T), bias)
+
+    def build(self, shape: Shape, rng: np.random.Generator) -> None:
+        weights = {"kernel": glorot_uniform(rng, (shape[-1], self.units))}
+        if self.use_bias:
+            weights["bias"] = np.zeros(self.units, np.float32)
+        self.assign(weights)
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        if x.shape[-1] != self._width:
+            raise ValueError(f"layer {self.name!r} (Dense): expected inputs of width {self._width}, found {x.shape}")
+        y = ops.dense(x, self._packed, num_threads=num_threads)
+        if self._layer is not None:
+            return self._layer.forward(y, mask, num_threads)[0], mask
+        return (y if self._apply is None else self._apply(y)), mask
+
+    def describe(self) -> str:
+        shown = self.activation if self._layer is None else self._layer.class_name()
+        return f"{self._width if self.ready else '?'} → {self.units}" + (
+            f", {shown}" if shown not in (None, "linear") else ""
+        )
+
+
+class TimeDistributed(Layer):
+    """Apply a layer to each time step: ``(N, T, …)`` scored as ``(N·T, …)`` rows."""
+
+    def __init__(self, layer: Layer, name: str | None = None) -> None:
+        super().__init__(name)
+        self.layer = layer
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
+        return cls(reader.layer(config["layer"]), config.get("name"))
+
+    def get_config(self) -> dict[str, Any]:
+        inner = {"class_name": self.layer.class_name(), "config": self.layer.get_config()}
+        return {"name": self.name, "layer": inner}
+
+    def parts(self) -> dict[str, Layer]:
+        return {"layer": self.layer}
+
+    def build(self, shape: Shape, rng: np.random.Generator) -> None:
+        self.layer.build((shape[0], *shape[2:]), rng)
+        self.assign({})
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        if x.ndim < 3:
+            raise ValueError(f"layer {self.name!r} (TimeDistributed): expected (N, T, …), found {x.shape}")
+        n, t = x.shape[:2]
+        y, inner = self.layer.forward(x.reshape(n * t, *x.shape[2:]), None, num_threads)
+        if mask is None and inner is not None:
+            mask = inner.reshape(n, t, *inner.shape[1:])
+        return y.reshape(n, t, *y.shape[1:]), mask
+
+    def describe(self) -> str:
+        return f"{self.layer.class_name()} {self.layer.describe()}".strip()

@@ -1,0 +1,148 @@
+"""`load` and `load_state_dict`: by content, whatever a file is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import formats, nn
+from .formats import FormatError, ModelFile
+from .layers.base import Array
+from .models import Model
+
+_WEIGHT = re.compile(r"^(?P<prefix>(?:.*\.)?)weight_(?P<part>ih|hh)(?P<layer>_l\d+(?:_reverse)?)?$")
+
+
+def load(path: str | os.PathLike[str], prefix: str | None = None) -> Model | nn.GRU | nn.GRUCell:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    path
+        A Keras file (.keras, .h5), one saved by `Model.save`, or a PyTorch state_dict (.pt, legacy
+        pickle, .safetensors). The content decides, not the suffix.
+    prefix
+        For state_dicts: where the GRU is, e.g. ``"encoder.rnn"``, with or without its last dot.
+        Not needed when the file holds one GRU.
+
+    Returns
+    -------
+    `Model` for Keras files; `nn.GRU` (batch_first as in PyTorch: False) or, for keys without
+    ``_l0``, `nn.GRUCell` for state_dicts.
+
+    Raises
+    ------
+    FormatError
+        Naming the file, what was expected, what was found and what to do.
+    """
+    file = formats.read(path)
+    return from_file(file, prefix)
+
+
+def from_file(file: ModelFile, prefix: str | None = None) -> Model | nn.GRU | nn.GRUCell:
+    """As `load`, for a file that was read already."""
+    if file.config is None:
+        return _recurrent(file, prefix)
+    if prefix is not None:
+        raise FormatError(f"{file.path}: prefix: expected None, because this is a Keras model, found {prefix!r}")
+    return Model.from_model_file(file)
+
+
+def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The tensors of a PyTorch (or any) file by their dotted names, as stored.
+
+    bfloat16 and float8 become float32; all other dtypes are kept.
+    """
+    return dict(formats.read(path).tensors)
+
+
+def find_grus(tensors: Mapping[str, Array]) -> dict[str, str]:
+    """Prefix → what is there: a GRU's or GRUCell's weights, told from LSTMs and RNNs by shape."""
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        match = _WEIGHT.match(name)
+        if match is None or match["part"] != "hh" or tensor.ndim != 2:
+            continue
+        rows, hidden = tensor.shape
+        first = match["layer"] in (None, "_l0")
+        partner = tensors.get(name.replace("weight_hh", "weight_ih"))
+        if rows != 3 * hidden or not first or partner is None or partner.ndim != 2:
+            continue
+        kind = "GRUCell" if match["layer"] is None else "GRU"
+        found[match["prefix"]] = f"{kind}({partner.shape[1]}, {hidden})"
+    return found
+
+
+def _recurrent(file: ModelFile, prefix: str | None) -> nn.GRU | nn.GRUCell:
+    grus = find_grus(file.tensors)
+    listed = ", ".join(f"{p!r}: {what}" for p, what in sorted(grus.items()))
+    if not grus:
+        raise FormatError(
+            f"{file.path}: expected the weights of a GRU (weight_ih_l0 (3H, I), weight_hh_l0 "
+            f"(3H, H)), found {_sample(file.tensors)}{_hint(file.tensors)}"
+        )
+    if prefix is None:
+        if len(grus) > 1:
+            raise FormatError(f"{file.path}: expected one GRU, found {len(grus)}: {listed}; choose one by prefix=")
+        prefix = next(iter(grus))
+    elif prefix and not prefix.endswith("."):
+        prefix += "."
+    if prefix not in grus:
+        raise FormatError(f"{file.path}: no GRU at prefix {prefix!r}; found {listed}")
+    weights = _weights(file.tensors, prefix, cell=grus[prefix].startswith("GRUCell"))
+    try:
+        return _cell(weights) if "weight_ih" in weights else _layers(weights)
+    except (KeyError, ValueError, TypeError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise FormatError(f"{file.path}: GRU at prefix {prefix!r}: {text}") from error
+
+
+def _weights(tensors: Mapping[str, Array], prefix: str, *, cell: bool) -> dict[str, Array]:
+    kind = r"(weight|bias)_(ih|hh)" + ("" if cell else r"_l\d+(_reverse)?")
+    return {
+        name[len(prefix) :]: np.asarray(tensor)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and re.fullmatch(kind, name[len(prefix) :])
+    }
+
+
+def _cell(weights: Mapping[str, Array]) -> nn.GRUCell:
+    rows, inputs = weights["weight_ih"].shape
+    cell = nn.GRUCell(inputs, rows // 3, bias="bias_ih" in weights)
+    cell.load_state_dict(weights)
+    return cell
+
+
+def _layers(weights: Mapping[str, Array]) -> nn.GRU:
+    rows, inputs = weights["weight_ih_l0"].shape
+    numbers = {int(re.findall(r"_l(\d+)", name)[0]) for name in weights}
+    gru = nn.GRU(
+        inputs,
+        rows // 3,
+        num_layers=max(numbers) + 1,
+        bias="bias_ih_l0" in weights,
+        bidirectional="weight_ih_l0_reverse" in weights,
+    )
+    gru.load_state_dict(weights)
+    return gru
+
+
+def _sample(tensors: Mapping[str, Any]) -> str:
+    names = list(tensors)
+    shown = ", ".join(f"{n} {tuple(np.shape(tensors[n]))}" for n in names[:6]) or "no tensors"
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _hint(tensors: Mapping[str, Any]) -> str:
+    normed = [n for n in tensors if re.search(r"weight_[ih]h_l\d+.*_[gv]$|parametrizations", n)]
+    if normed:
+        return (
+            f"; {normed[0]} is a weight under weight_norm: remove the parametrisation in PyTorch "
+            "(torch.nn.utils.remove_weight_norm, or parametrize.remove_parametrizations) and save "
+            "the state_dict again"
+        )
+    return ""

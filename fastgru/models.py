@@ -1,0 +1,499 @@
+"""Sequential and Model: what Keras calls a model, scored by `predict`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import formats
+from .formats import FormatError, ModelFile
+from .graph import Graph, GraphReader, Ref, chain, leaves
+from .layers.base import NEWEST, Array, Dialect, Layer, Shape
+from .layers.core import Embedding, Identity, Input
+from .layers.reader import Reader
+from .layers.recurrent import RNN
+
+#: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
+_CHUNK_ROWS, _CHUNK_ELEMENTS = 1024, 1 << 20
+
+
+class Model(Layer):
+    """A graph of layers with one or several inputs and outputs.
+
+    Made by `fastgru.load`; `Sequential` can also be made by hand. `predict` is safe to call from
+    several Python threads.
+    """
+
+    call_arguments = ("training", "mask")
+
+    def __init__(
+        self,
+        graph: Graph,
+        layers: Mapping[str, Layer],
+        inputs: Sequence[Input],
+        output_names: Sequence[str],
+        output_keys: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.graph = graph
+        self._layers = dict(layers)
+        self.inputs = tuple(inputs)
+        self.output_names = tuple(output_names)
+        self._output_keys = None if output_keys is None else tuple(output_keys)
+        self._entry: dict[str, Any] | None = None
+        #: Where the model came from; empty for one made by hand.
+        self.format = ""
+        self.version = ""
+        self.notes: tuple[str, ...] = ()
+
+    # -- made from a file ------------------------------------------------------------------
+
+    @staticmethod
+    def from_model_file(file: ModelFile) -> Model:
+        """The model that a Keras file, or one of our own, holds.
+
+        Raises
+        ------
+        FormatError
+            For a layer that is not supported, missing or contradictory weights.
+        """
+        if file.config is None:
+            raise FormatError(f"{file.path}: expected a model with a config, found only tensors")
+        reader = Reader(Dialect.of(file.version), file.path, _read_model)
+        model = reader.layer(file.config)
+        if not isinstance(model, Model):
+            raise FormatError(
+                f"{file.path}: expected a Sequential or Functional model, found {file.config.get('class_name')!r}"
+            )
+        for name, layer in model._layers.items():
+            layer.load(file.tensors, name, file.path)
+        model.ready = True
+        model._entry = {key: file.config[key] for key in ("class_name", "config")}
+        model.format, model.version, model.notes = file.format, file.version, file.notes
+        return model
+
+    # -- layers and weights ----------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, in the order of the config."""
+        return list(self._layers.values())
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer with this name."""
+        if name not in self._layers:
+            raise ValueError(f"get_layer: expected one of {list(self._layers)}, found {name!r}")
+        return self._layers[name]
+
+    def parts(self) -> dict[str, Layer]:
+        return self._layers
+
+    def build(self, shape: Shape, rng: np.random.Generator) -> None:
+        self.ready = True  # each layer draws its weights when its first input arrives
+
+    def get_config(self) -> dict[str, Any]:
+        if self._entry is None:
+            raise ValueError(f"model {self.name!r}: a model without a config cannot be saved")
+        config: dict[str, Any] = self._entry["config"]
+        return config
+
+    def class_name(self) -> str:
+        return "Functional" if self._entry is None else str(self._entry["class_name"])
+
+    # -- scoring ---------------------------------------------------------------------------
+
+    def predict(
+        self,
+        x: Any,
+        lengths: Any = None,
+        mask: Any = None,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+        verbose: bool | int = 0,
+    ) -> Any:
+        """Score ``x`` as ``keras.Model.predict`` does.
+
+        Parameters
+        ----------
+        x
+            An array (N, …); for several inputs a list in the file's order or a dict by input name.
+        lengths
+            (N,) valid steps of each row, 0 … T: the rest is padding on the right. For several
+            inputs a list or dict like ``x``, None where an input has none.
+        mask
+            (N, T), True at valid steps. At most one of ``lengths`` and ``mask``. As in Keras, a
+            Masking layer or an Embedding with mask_zero replaces it.
+        batch_size
+            Rows scored at once. It bounds memory and does not change results; by default chosen.
+        num_threads
+            Threads for this call.
+        verbose
+            Show a progress bar.
+
+        Returns
+        -------
+        float32 array for one output, a list of them in the file's order for several, a dict where
+        the file declares one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For inputs of the wrong number, rank, width or dtype, and for ids out of range.
+        """
+        inputs = self._inputs(x)
+        rows = inputs[0].shape[0]
+        masks = [None] * len(inputs)
+        if lengths is not None or mask is not None:
+            masks = self._masks(inputs, lengths, mask)
+        step = self._rows_at_once(inputs, batch_size)
+        if rows <= step and not verbose:
+            outputs = self.graph.run(inputs, masks, num_threads)[0]
+            return self._finish([_result(y, inputs) for y in outputs])
+        return self._finish(self._in_chunks(inputs, masks, rows, step, num_threads, verbose))
+
+    def _in_chunks(
+        self,
+        inputs: list[Array],
+        masks: list[Any],
+        rows: int,
+        step: int,
+        num_threads: int | None,
+        verbose: bool | int,
+    ) -> list[Array]:
+        results: list[Array] = []
+        for low in _progress(range(0, max(rows, 1), step), verbose):
+            part = slice(low, min(low + step, rows))
+            outputs, _ = self.graph.run(
+                [v[part] for v in inputs],
+                [None if m is None else m[part] for m in masks],
+                num_threads,
+            )
+            if not results:
+                if step >= rows:
+                    return [_result(y, inputs) for y in outputs]
+                results = [np.empty((rows, *y.shape[1:]), np.float32) for y in outputs]
+            for result, y in zip(results, outputs, strict=True):
+                if y.shape[0] != part.stop - part.start:
+                    raise ValueError(
+                        f"predict: expected outputs of {part.stop - part.start} rows, found "
+                        f"{y.shape}; the model mixes rows, score it in one batch with batch_size"
+                    )
+                result[part] = y
+        return results
+
+    def _finish(self, outputs: list[Array]) -> Any:
+        if self._output_keys is not None:
+            return dict(zip(self._output_keys, outputs, strict=True))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _rows_at_once(self, inputs: list[Array], batch_size: int | None) -> int:
+        if batch_size is not None:
+            if batch_size < 1:
+                raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
+            return int(batch_size)
+        if self.stateful:
+            return max(1, len(inputs[0]))
+        size: int = max(1, *(v.size // max(1, len(v)) for v in inputs))
+        return min(_CHUNK_ROWS, max(64, _CHUNK_ELEMENTS // size))
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a layer keeps its state from one call to the next."""
+        return any(getattr(layer, "stateful", False) for layer in walk(self))
+
+    # -- inputs ----------------------------------------------------------------------------
+
+    def _inputs(self, x: Any) -> list[Array]:
+        """One checked array per input."""
+        given = self._given(x, "x")
+        arrays = [_input_array(value, end) for value, end in zip(given, self.inputs, strict=True)]
+        for array, end in zip(arrays, self.inputs, strict=True):
+            if array.shape[0] != arrays[0].shape[0]:
+                raise ValueError(
+                    f"x: expected one number of rows for all inputs, found {arrays[0].shape[0]} "
+                    f"and {array.shape[0]} in {end.name!r}"
+                )
+        return arrays
+
+    def _given(self, x: Any, what: str) -> list[Any]:
+        """The parts of a list or dict in the model's order."""
+        names = [end.name for end in self.inputs]
+        if isinstance(x, Mapping):
+            missing = [name for name in names if name not in x]
+            unknown = [str(key) for key in x if key not in names]
+            if missing or unknown:
+                raise ValueError(f"{what}: expected the inputs {names}, found {list(x)}")
+            return [x[name] for name in names]
+        if len(names) == 1:
+            if isinstance(x, (list, tuple)) and len(x) == 1 and hasattr(x[0], "shape"):
+                rank = None if self.inputs[0].shape is None else len(self.inputs[0].shape) + 1
+                if rank is None or len(x[0].shape) >= rank:
+                    return [x[0]]
+            return [x]
+        if not isinstance(x, (list, tuple)) or len(x) != len(names):
+            found = f"{len(x)} of them" if isinstance(x, (list, tuple)) else type(x).__name__
+            raise ValueError(f"{what}: expected a list or dict of the inputs {names}, found {found}")
+        return list(x)
+
+    def _masks(self, inputs: list[Array], lengths: Any, mask: Any) -> list[Any]:
+        if lengths is not None and mask is not None:
+            raise ValueError("expected at most one of lengths and mask, found both")
+        what = "mask" if lengths is None else "lengths"
+        given = self._given(mask if lengths is None else lengths, what)
+        make = _mask_array if lengths is None else _mask_of_lengths
+        return [None if value is None else make(value, array) for value, array in zip(given, inputs, strict=True)]
+
+    def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        """As a layer of another model: outputs in the order of the config, with their masks."""
+        values = self._inputs(x)
+        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(values)
+        if isinstance(x, Mapping) and isinstance(mask, Mapping):
+            masks = [mask[end.name] for end in self.inputs]
+        outputs, shown = self.graph.run(values, list(masks), num_threads)
+        return (outputs[0], shown[0]) if len(outputs) == 1 else (outputs, shown)
+
+    def __call__(
+        self,
+        x: Any,
+        mask: Any = None,
+        *,
+        initial_state: Any = None,
+        num_threads: int | None = None,
+    ) -> Any:
+        """As `predict`, in one batch."""
+        return self.predict(x, mask=mask, batch_size=1 << 62, num_threads=num_threads)
+
+    # -- what it is ------------------------------------------------------------------------
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print the layers, what varies in them, and their parameters."""
+        rows = [("Layer", "Class", "What", "Parameters")]
+        for depth, layer in _indented(self):
+            name = "  " * depth + layer.name
+            rows.append((name, layer.class_name(), layer.describe(), f"{layer.count_params():,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        print_fn(f"{self.class_name()} {self.name!r}")
+        for row in rows:
+            cells = [cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)]
+            print_fn("  ".join([*cells, row[3].rjust(widths[3])]).rstrip())
+        print_fn(f"Parameters: {self.count_params():,}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write config and weights to one safetensors file, which `fastgru.load` reads.
+
+        The file is complete or not there: it is written beside ``path``, synced, then renamed.
+        """
+        entry = {"class_name": self.class_name(), "config": self.get_config()}
+        version = self.version if self._entry is not None else ".".join(map(str, NEWEST.version))
+        about = {"config": json.dumps(entry), "source_version": version}
+        formats.write_safetensors(path, self.all_tensors(), about)
+
+    def all_tensors(self) -> dict[str, Array]:
+        """The weights by the names that files of ours use: layer names joined by '/'."""
+        return {k: v for name, layer in self._layers.items() for k, v in layer.tensors(name).items()}
+
+    def describe(self) -> str:
+        return f"{len(self._layers)} layers"
+
+
+class Sequential(Model):
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    layers
+        Layers, or `layers.Input` first to say the shape. More come by `add`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastgru import layers
+    >>> model = Sequential([layers.GRU(8, return_sequences=True), layers.Dense(1)])
+    >>> model.predict(np.zeros((2, 5, 3))).shape
+    (2, 5, 1)
+    """
+
+    def __init__(self, layers: Sequence[Layer] = (), name: str | None = None) -> None:
+        super().__init__(chain([]), {}, [Input(name="input")], ["input"], None, name)
+        for layer in layers:
+            self.add(layer)
+
+    def add(self, layer: Layer) -> None:
+        """Append a layer; one without a name gets its class's, numbered."""
+        if not isinstance(layer, Layer):
+            raise TypeError(f"add: expected a layer, found {type(layer).__name__}")
+        if isinstance(layer, Input):
+            if self._layers:
+                raise ValueError("add: expected Input as the first layer")
+            layer.name = layer.name or "input"
+            self.inputs = (layer,)
+            return
+        base = _snake_case(layer.class_name())
+        if not layer.name:
+            taken = sum(1 for known in self._layers if re.fullmatch(rf"{base}(_\d+)?", known))
+            layer.name = f"{base}_{taken}" if taken else base
+        if layer.name in self._layers:
+            raise ValueError(f"add: expected layer names that differ, found {layer.name!r} twice")
+        self._layers[layer.name] = layer
+        self.graph = chain(list(self._layers.values()))
+        self.output_names = (layer.name,)
+        self.inputs[0].exact = True
+
+    def get_config(self) -> dict[str, Any]:
+        entries = [
+            {"class_name": layer.class_name(), "config": layer.get_config()}
+            for layer in [self.inputs[0], *self._layers.values()]
+            if not (isinstance(layer, Input) and layer.shape is None)
+        ]
+        return {"name": self.name, "layers": entries} if self._entry is None else super().get_config()
+
+    def class_name(self) -> str:
+        return "Sequential"
+
+
+def _read_model(entry: Mapping[str, Any], reader: Reader) -> Model:
+    """The (perhaps nested) model of one config entry."""
+    config = entry["config"]
+    if isinstance(config, list):  # Keras ≤ 2.1
+        config = {"name": entry.get("name"), "layers": config}
+    name = str(config.get("name") or entry.get("name") or "model")
+    if entry["class_name"] == "Sequential":
+        model: Model = _read_sequential(config, name, reader)
+    else:
+        read = GraphReader(config, name, reader).read()
+        model = Model(read.graph, read.layers, read.inputs, read.output_names, read.output_keys, name)
+    model._entry = {"class_name": entry["class_name"], "config": entry["config"]}
+    return model
+
+
+def _read_sequential(config: Mapping[str, Any], name: str, reader: Reader) -> Sequential:
+    entries = config.get("layers")
+    if not isinstance(entries, list) or not entries:
+        raise FormatError(f"{reader.path}: model {name!r}: expected a list of layers, found none")
+    model = Sequential(name=name)
+    for entry in entries:
+        layer = reader.layer(entry)
+        if not layer.name:
+            layer.name = str(entry.get("name") or "")
+        try:
+            model.add(layer)
+        except ValueError as error:
+            raise FormatError(f"{reader.path}: model {name!r}: {error}") from error
+        shape = entry["config"].get("batch_input_shape") if len(model._layers) == 1 else None
+        if shape and model.inputs[0].shape is None and not isinstance(entry["config"], list):
+            # Keras 2 Sequentials carry the input's shape in their first layer. The dtype there
+            # is the layer's, not the input's.
+            model.inputs = (Input(shape[1:], "float32", "input"),)
+            model.inputs[0].exact = True
+    return model
+
+
+def walk(model: Model) -> Iterator[Layer]:
+    """Every layer of a model, those inside others included."""
+    stack: list[Layer] = list(model.layers)
+    while stack:
+        layer = stack.pop()
+        yield layer
+        stack += layer.parts().values()
+
+
+def sample_inputs(model: Model) -> list[Array] | None:
+    """Inputs that fit a model, drawn with a fixed seed; None where its shapes cannot be told."""
+    rng = np.random.default_rng(20240501)
+    samples: list[Array] = []
+    for end, slot in zip(model.inputs, model.graph.inputs, strict=True):
+        users = [n.layer for n in model.graph.nodes if leaves(n.x, Ref) == [Ref(slot)]]
+        first = next((u for u in users if not isinstance(u, Identity)), None)
+        shape = end.shape
+        if isinstance(first, Model) and len(first.inputs) == 1:
+            inner = sample_inputs(first)
+            if inner is None:
+                return None
+            samples += inner
+            continue
+        if shape is None and isinstance(first, Embedding):
+            shape = (None,)
+        elif shape is None and isinstance(first, RNN):
+            shape = (None, first.cells[0].width)
+        if shape is None:
+            return None
+        whole = (4, *(7 if n is None else n for n in shape))
+        if isinstance(first, Embedding):
+            samples.append(rng.integers(0, first.input_dim, whole))
+        elif end.dtype.startswith(("int", "uint", "bool")):
+            samples.append(rng.integers(0, 2, whole))
+        else:
+            samples.append(rng.standard_normal(whole).astype(np.float32))
+    return samples
+
+
+def _indented(model: Model, depth: int = 0) -> Iterator[tuple[int, Layer]]:
+    for layer in model.layers:
+        yield depth, layer
+        if isinstance(layer, Model):
+            yield from _indented(layer, depth + 1)
+
+
+def _input_array(value: Any, end: Input) -> Array:
+    """``value`` as an array of the rank that the input declares, as Keras adjusts it."""
+    array: Array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"input {end.name!r}: expected numbers, found {array.dtype}")
+    if end.shape is not None:
+        rank = len(end.shape) + 1
+        if array.ndim == rank + 1 and array.shape[-1] == 1:
+            array = array[..., 0]
+        elif array.ndim == rank - 1 and end.shape and end.shape[-1] == 1:
+            array = array[..., None]
+        if array.ndim != rank:
+            raise ValueError(f"input {end.name!r}: expected {(None, *end.shape)}, found {array.shape}")
+    if array.ndim == 0:
+        raise ValueError(f"input {end.name!r}: expected a batch of rows, found one number")
+    return end.cast(array)
+
+
+def _mask_array(mask: Any, x: Array) -> Array:
+    array = np.asarray(mask)
+    if array.shape != x.shape[:2] or x.ndim < 2:
+        raise ValueError(f"mask: expected {x.shape[:2]}, found {array.shape}")
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"mask: expected booleans, found {array.dtype}")
+    return array.astype(bool)
+
+
+def _mask_of_lengths(lengths: Any, x: Array) -> Array:
+    array = np.asarray(lengths)
+    if x.ndim < 2 or array.shape != x.shape[:1]:
+        raise ValueError(f"lengths: expected {x.shape[:1]}, found {array.shape}")
+    whole = array.dtype.kind in "iu" or bool((np.isfinite(array) & (array == np.trunc(array))).all())
+    if not whole:
+        raise ValueError("lengths: expected whole numbers, found fractions, NaN or inf")
+    if array.size and (array.min() < 0 or array.max() > x.shape[1]):
+        raise ValueError(f"lengths: expected 0 … {x.shape[1]}, found {array.min()} … {array.max()}")
+    return np.asarray(np.arange(x.shape[1]) < array[:, None])
+
+
+def _result(y: Any, inputs: list[Array]) -> Array:
+    """float32, never the caller's own array."""
+    if any(y is v or y.base is not None for v in inputs):
+        return np.array(y, np.float32)
+    return np.asarray(y, np.float32)
+
+
+def _progress(steps: range, verbose: bool | int) -> Any:
+    if not verbose:
+        return steps
+    from tqdm import tqdm
+
+    return tqdm(steps, unit="batch")
+
+
+def _snake_case(name: str) -> str:
+    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,0 +1,274 @@
+"""Arrays in and out of .npy, .npz and .csv files, chunk by chunk, for inputs larger than memory.
+
+A reader gives its rows in order and once; a writer puts the file in place only when complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .formats import FormatError
+from .layers.base import Array, Shape
+
+Path_ = str | os.PathLike[str]
+_READ_ROWS = 1024
+
+
+class NpyReader:
+    """One array of a .npy file, mapped a chunk at a time so that no more stays resident."""
+
+    def __init__(self, path: Path_) -> None:
+        self._path = os.fspath(path)
+        with open(path, "rb") as file:
+            self.shape, self._fortran, self._dtype = _header(file, self._path)
+            self._offset = file.tell()
+        expected = self._offset + int(np.prod(self.shape)) * self._dtype.itemsize
+        found = os.path.getsize(path)
+        if found < expected:
+            raise FormatError(f"{self._path}: expected {expected} bytes, found {found}; it is truncated")
+        self.names: tuple[str, ...] = ("",)
+        self.rows = self.shape[0] if self.shape else 0
+
+    def chunks(self, rows: int) -> Iterator[dict[str, Array]]:
+        """``{"": array}`` for each ``rows`` rows."""
+        if self._fortran or not self.shape:
+            whole = np.load(self._path, mmap_mode="r", allow_pickle=False)
+            yield from ({"": np.asarray(whole[i : i + rows])} for i in _starts(self.rows, rows))
+            return
+        width = int(np.prod(self.shape[1:])) * self._dtype.itemsize
+        for i in _starts(self.rows, rows):
+            shape = (min(rows, self.rows - i), *self.shape[1:])
+            if 0 in shape:
+                yield {"": np.zeros(shape, self._dtype)}
+                continue
+            yield {"": np.memmap(self._path, self._dtype, "r", self._offset + i * width, shape)}
+
+
+class NpzReader:
+    """The arrays of a .npz file, read as streams side by side."""
+
+    def __init__(self, path: Path_) -> None:
+        self._path = os.fspath(path)
+        self.shapes: dict[str, Shape] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.namelist() if m.endswith(".npy")]
+                self.names = tuple(m.removesuffix(".npy") for m in members)
+                for name in self.names:
+                    with archive.open(f"{name}.npy") as file:
+                        self.shapes[name], fortran, _ = _header(file, f"{self._path}:{name}")
+                    if fortran and len(self.shapes[name]) > 1:
+                        raise FormatError(
+                            f"{self._path}:{name}: expected an array in C order, found Fortran "
+                            "order; save np.ascontiguousarray of it"
+                        )
+        except zipfile.BadZipFile as error:
+            raise FormatError(f"{self._path}: expected an .npz archive, found {error}") from error
+        if not self.names:
+            raise FormatError(f"{self._path}: expected an .npz archive of arrays, found none in it")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the first array."""
+        shape = self.shapes[self.names[0]]
+        return shape[0] if shape else 0
+
+    def chunks(self, rows: int) -> Iterator[dict[str, Array]]:
+        """``{name: array}`` for each ``rows`` rows."""
+        if any(not s or s[0] != self.rows for s in self.shapes.values()):
+            raise FormatError(f"{self._path}: expected one number of rows in all arrays, found {self.shapes}")
+        with zipfile.ZipFile(self._path) as archive:
+            files = {name: archive.open(f"{name}.npy") for name in self.names}
+            kinds = {name: _header(file, self._path)[2] for name, file in files.items()}
+            for i in _starts(self.rows, rows):
+                chunk = {}
+                for name, file in files.items():
+                    shape = (min(rows, self.rows - i), *self.shapes[name][1:])
+                    size = int(np.prod(shape)) * kinds[name].itemsize
+                    data = file.read(size)
+                    if len(data) != size:
+                        raise FormatError(f"{self._path}:{name}: expected {size} bytes more, found {len(data)}")
+                    chunk[name] = np.frombuffer(data, kinds[name]).reshape(shape)
+                yield chunk
+
+
+class CsvReader:
+    """One row of numbers per line, separated by commas; a first line of names is left out."""
+
+    def __init__(self, path: Path_) -> None:
+        self._path = os.fspath(path)
+        self.names = ("",)
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            first = next(lines, [])
+            self._titled = not all(_is_number(cell) for cell in first)
+            self._columns = len(first)
+            rest = sum(1 for line in lines if line)
+        if not first:
+            raise FormatError(f"{self._path}: expected rows of numbers, found an empty file")
+        self.rows = rest + (not self._titled)
+        self.shape: Shape = (self.rows, self._columns)
+
+    def chunks(self, rows: int) -> Iterator[dict[str, Array]]:
+        """``{"": array (rows, columns)}``; int64 where all numbers are whole, else float64."""
+        with open(self._path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            if self._titled:
+                next(lines, None)
+            held: list[list[float]] = []
+            for line in lines:
+                if not line:
+                    continue
+                held.append(self._numbers(line, lines.line_num))
+                if len(held) == rows:
+                    yield {"": _narrow(held)}
+                    held = []
+            if held or self.rows == 0:
+                yield {"": _narrow(held).reshape(len(held), self._columns)}
+
+    def _numbers(self, line: list[str], number: int) -> list[float]:
+        if len(line) != self._columns:
+            raise FormatError(f"{self._path}: line {number}: expected {self._columns} numbers, found {len(line)}")
+        try:
+            return [float(cell) for cell in line]
+        except ValueError:
+            bad = next(cell for cell in line if not _is_number(cell))
+            raise FormatError(f"{self._path}: line {number}: expected a number, found {bad!r}") from None
+
+
+Reader = NpyReader | NpzReader | CsvReader
+
+
+def open_table(path: Path_) -> Reader:
+    """The reader for a file, chosen by its content.
+
+    Raises
+    ------
+    FormatError
+        When it is none of .npy, .npz and .csv.
+    """
+    if os.path.isdir(path):
+        raise FormatError(f"{os.fspath(path)}: expected a file of arrays, found a folder")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head.startswith(b"\x93NUMPY"):
+        return NpyReader(path)
+    if head.startswith(b"PK"):
+        return NpzReader(path)
+    if b"\0" in head:
+        raise FormatError(f"{os.fspath(path)}: expected .npy, .npz or .csv, found {head[:8]!r}…")
+    return CsvReader(path)
+
+
+class Writer:
+    """Writes named outputs as they come; the target's suffix (.npy, .npz, .csv) says how."""
+
+    def __init__(self, target: Path_) -> None:
+        self.target = Path(target)
+        self.kind = self.target.suffix.lower()
+        if self.kind not in (".npy", ".npz", ".csv"):
+            raise FormatError(f"{self.target}: expected a name that ends in .npy, .npz or .csv")
+        if self.target.is_dir():
+            raise FormatError(f"{self.target}: expected a file, found a folder")
+        if not self.target.resolve().parent.is_dir():
+            raise FormatError(f"{self.target}: expected an existing folder to write into")
+        self._stem = self.target.resolve().parent / f".{self.target.name}.{secrets.token_hex(4)}"
+        self._files: dict[str, IO[bytes]] = {}
+        self._paths: list[Path] = []
+
+    def write(self, outputs: dict[str, Array], rows: int) -> None:
+        """Append one chunk of every output, each of which has ``rows`` rows in all."""
+        if self.kind != ".npz" and len(outputs) > 1:
+            raise FormatError(f"{self.target}: the model has the outputs {list(outputs)}; write them to a .npz file")
+        for name, values in outputs.items():
+            if name not in self._files:
+                self._files[name] = self._start(values, rows)
+            if self.kind == ".csv":
+                np.savetxt(self._files[name], values.reshape(len(values), -1), "%.9g", ",")
+            else:
+                self._files[name].write(np.ascontiguousarray(values).data)
+
+    def _start(self, values: Array, rows: int) -> IO[bytes]:
+        path = Path(f"{self._stem}.{len(self._paths)}.tmp")
+        self._paths.append(path)
+        file = open(path, "xb")
+        if self.kind != ".csv":
+            descr = np.lib.format.dtype_to_descr(values.dtype)
+            shape = (rows, *values.shape[1:])
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        return file
+
+    def finish(self) -> None:
+        """Sync, and put the whole file in the target's place in one step."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        complete = self._paths[0]
+        if self.kind == ".npz":
+            complete = Path(f"{self._stem}.tmp")
+            self._paths.append(complete)
+            with zipfile.ZipFile(complete, "x", zipfile.ZIP_STORED) as archive:
+                for name, path in zip(self._files, self._paths, strict=False):
+                    archive.write(path, f"{name}.npy")
+            with open(complete, "rb") as whole:
+                os.fsync(whole.fileno())
+        os.replace(complete, self.target)
+
+    def clean(self) -> None:
+        """Remove what is left beside the target."""
+        for file in self._files.values():
+            file.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path_) -> Iterator[Writer]:
+    """A `Writer` whose file appears when the block ends well, and not at all otherwise."""
+    writer = Writer(target)
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.clean()
+
+
+def _header(file: Any, where: str) -> tuple[Shape, bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ValueError as error:
+        raise FormatError(f"{where}: expected a .npy array, found {error}") from error
+    if dtype.kind not in "fiub":
+        raise FormatError(f"{where}: expected numbers, found {dtype}")
+    return shape, fortran, dtype
+
+
+def _starts(rows: int, step: int) -> range:
+    return range(0, max(rows, 1), step)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _narrow(rows: list[list[float]]) -> Array:
+    values = np.asarray(rows, np.float64)
+    whole = np.isfinite(values).all() and bool((values == np.trunc(values)).all())
+    return values.astype(np.int64) if whole else values
