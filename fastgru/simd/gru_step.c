@@ -18,28 +18,57 @@ static FG_INLINE void store_units(float *p, vec v, int64_t n)
         v_storen(p, v, n);
 }
 
-/* the gates of one group of units (`left` of them exist), for every row; x_n comes from `xn`, the rest from `s` */
-static FG_INLINE void gates(float *const *y, const float *const *h, const float *s, const float *xn, int64_t xn_row,
+/* r and z of n rows, in place in the sums */
+static FG_INLINE void recurrent_gates(const int n, fg_act recurrent, float *s)
+{
+    vec g[2 * 2];
+    FG_UNROLL
+    for (int i = 0; i < n; i++) {
+        g[2 * i] = v_load(s + i * ROW_ + R_);
+        g[2 * i + 1] = v_load(s + i * ROW_ + Z_);
+    }
+    activations(2 * n, recurrent, g);
+    FG_UNROLL
+    for (int i = 0; i < n; i++) {
+        v_store(s + i * ROW_ + R_, g[2 * i]);
+        v_store(s + i * ROW_ + Z_, g[2 * i + 1]);
+    }
+}
+
+/* n and h' of n rows; `left` of the group's units exist */
+static FG_INLINE void new_states(const int n, fg_act act, float *const *y, const float *const *h, const float *s,
+                                 const float *xn, int64_t xn_row, int64_t unit, int64_t left)
+{
+    vec g[MAX_TOGETHER];
+    EACH g[i] = v_fma(v_load(s + i * ROW_ + R_), v_load(s + i * ROW_ + HN_), v_load(xn + i * xn_row));
+    activations(n, act, g);
+    EACH g[i] = v_fma(v_load(s + i * ROW_ + Z_), v_sub(load_units(h[i] + unit, left), g[i]), g[i]);
+    EACH store_units(y[i] + unit, flush(g[i]), left);
+}
+
+/* the gates of one group of units for every row; x_n comes from `xn`, the rest from `s` */
+static FG_INLINE void gates(float *const *y, const float *const *h, float *s, const float *xn, int64_t xn_row,
                             fg_act recurrent, fg_act act, int64_t unit, int64_t left, int64_t rows)
 {
-    for (int64_t row = 0; row < rows; row++, s += ROW_, xn += xn_row) {
-        vec r = activation(recurrent, v_load(s + R_));
-        vec z = activation(recurrent, v_load(s + Z_));
-        vec n = activation(act, v_fma(r, v_load(s + HN_), v_load(xn)));
-        vec old = load_units(h[row] + unit, left);
-        store_units(y[row] + unit, flush(v_fma(z, v_sub(old, n), n)), left);
-    }
+    int64_t row = 0;
+    for (; row + 2 <= rows; row += 2)
+        recurrent_gates(2, recurrent, s + row * ROW_);
+    for (; row < rows; row++)
+        recurrent_gates(1, recurrent, s + row * ROW_);
+    for (row = 0; row + 4 <= rows; row += 4)
+        new_states(4, act, y + row, h + row, s + row * ROW_, xn + row * xn_row, xn_row, unit, left);
+    for (; row < rows; row++)
+        new_states(1, act, y + row, h + row, s + row * ROW_, xn + row * xn_row, xn_row, unit, left);
 }
 
 static void step_reset_after(float *const *y, const float *const *x, const float *const *h, const float *projected,
                              int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t I = g->input_size, H = g->hidden_size, groups = g->h[0].vecs / 3, panel = rows * ROW_;
-    const fg_act usual_recurrent = {FG_SIGMOID, 0, 0}, usual = {FG_TANH, 0, 0};
-    const int is_usual = g->recurrent_activation.kind == FG_SIGMOID && g->activation.kind == FG_TANH;
     for (int64_t u = 0; u < groups;) {
         int64_t together = panels_together(rows, groups - u);
         const float *bias = g->x[0].start + u * 3 * VEC_WIDTH, *recurrent = g->recurrent_start + u * VEC_WIDTH;
+        const float *wx = g->x[0].weight + u * 3 * VEC_WIDTH * I, *wh = g->h[0].weight + u * 3 * VEC_WIDTH * H;
         const float *xn = scratch + N_;
         int64_t xn_row = ROW_, xn_panel = panel;
         sums io = {scratch, recurrent, ROW_, panel, 0, VEC_WIDTH, scratch, ROW_, panel, HN_};
@@ -50,16 +79,13 @@ static void step_reset_after(float *const *y, const float *const *x, const float
             xn = io.start + N_;
         } else {
             sums x_io = {bias, bias + N_, 0, 3 * VEC_WIDTH, 0, 3 * VEC_WIDTH, scratch, ROW_, panel, N_};
-            product(x, rows, I, g->x[0].weight + u * 3 * VEC_WIDTH * I, together, 3, x_io);
+            product(x, rows, I, wx, together, 3, x_io, wh);
         }
-        product(h, rows, H, g->h[0].weight + u * 3 * VEC_WIDTH * H, together, 3, io);
+        product(h, rows, H, wh, together, 3, io, u + together < groups ? wx + together * 3 * VEC_WIDTH * I : g->x[0].weight);
         for (int64_t p = 0; p < together; p++, u++) {
-            const float *s = scratch + p * panel, *n = xn + p * xn_panel;
-            int64_t unit = u * VEC_WIDTH, left = H - unit;
-            if (is_usual && left >= VEC_WIDTH) /* constants here, so that the compiler makes a loop without branches */
-                gates(y, h, s, n, xn_row, usual_recurrent, usual, unit, VEC_WIDTH, rows);
-            else
-                gates(y, h, s, n, xn_row, g->recurrent_activation, g->activation, unit, left, rows);
+            float *s = scratch + p * panel;
+            const float *n = xn + p * xn_panel;
+            gates(y, h, s, n, xn_row, g->recurrent_activation, g->activation, u * VEC_WIDTH, H - u * VEC_WIDTH, rows);
         }
     }
 }
@@ -71,6 +97,7 @@ static FG_INLINE int64_t pass_panels(const float *const *x, const float *const *
 {
     int64_t left = mh->vecs - v0, together = V == 3 ? panels_together(rows, left / 3 - (left % 3 == 1)) : 1;
     int64_t panel = rows * ROW_, last = (V - 1) * VEC_WIDTH, wide = V * VEC_WIDTH;
+    const float *wx = mx->weight + v0 * VEC_WIDTH * mx->inputs, *wh = mh->weight + v0 * VEC_WIDTH * mh->inputs;
     sums io = {scratch, scratch + last, ROW_, panel, ROW_, panel, scratch, ROW_, panel, last};
     if (projected) {
         io.start = projected + v0 * VEC_WIDTH;
@@ -80,17 +107,39 @@ static FG_INLINE int64_t pass_panels(const float *const *x, const float *const *
     } else {
         const float *bias = mx->start + v0 * VEC_WIDTH;
         sums x_io = {bias, bias + last, 0, wide, 0, wide, scratch, ROW_, panel, last};
-        product(x, rows, mx->inputs, mx->weight + v0 * VEC_WIDTH * mx->inputs, together, V, x_io);
+        product(x, rows, mx->inputs, wx, together, V, x_io, wh);
     }
-    product(h, rows, mh->inputs, mh->weight + v0 * VEC_WIDTH * mh->inputs, together, V, io);
+    product(h, rows, mh->inputs, wh, together, V, io, wx + together * wide * mx->inputs);
     return together;
+}
+
+/* r and then r*h, or z, of one vector of units */
+static FG_INLINE void first_pass(const int n, fg_act recurrent, float *out, int64_t out_row, const float *s,
+                                 const float *const *h, int is_reset, int64_t unit, int64_t left)
+{
+    vec g[MAX_TOGETHER];
+    EACH g[i] = v_load(s + i * ROW_);
+    activations(n, recurrent, g);
+    if (is_reset)
+        EACH g[i] = v_mul(g[i], load_units(h[i] + unit, left));
+    EACH v_store(out + i * out_row, g[i]);
+}
+
+/* n and h' of one vector of units */
+static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, const float *s, const float *const *h,
+                                  const float *z, int64_t z_row, int64_t unit, int64_t left)
+{
+    vec g[MAX_TOGETHER];
+    EACH g[i] = v_load(s + i * ROW_);
+    activations(n, act, g);
+    EACH g[i] = v_fma(v_load(z + i * z_row), v_sub(load_units(h[i] + unit, left), g[i]), g[i]);
+    EACH store_units(y[i] + unit, flush(g[i]), left);
 }
 
 static void step_reset_before(float *const *y, const float *const *x, const float *const *h, const float *projected,
                               int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t H = g->hidden_size, G = g->h[1].vecs, padded = G * VEC_WIDTH;
-    const fg_act recurrent = g->recurrent_activation, act = g->activation;
     float *z = scratch + FG_MAX_ROWS * ROW_, *rh = z + FG_MAX_ROWS * padded;
     const float *reset[FG_MAX_ROWS];
 
@@ -100,14 +149,16 @@ static void step_reset_before(float *const *y, const float *const *x, const floa
             pass_panels(x, h, projected, projected_stride, &g->x[0], &g->h[0], v0, V, rows, scratch);
         for (int64_t i = 0; i < together * V; i++, v0++) {
             const float *s = scratch + (i / V) * rows * ROW_ + (i % V) * VEC_WIDTH;
-            int64_t unit = (v0 % G) * VEC_WIDTH;
-            for (int64_t row = 0; row < rows; row++, s += ROW_) {
-                vec gate = recurrent.kind == FG_SIGMOID ? sigmoid(v_load(s)) : activation(recurrent, v_load(s));
-                if (v0 < G)
-                    v_store(rh + row * padded + unit, v_mul(gate, load_units(h[row] + unit, H - unit)));
-                else
-                    v_store(z + row * padded + unit, gate);
-            }
+            const int is_reset = v0 < G;
+            const int64_t unit = (is_reset ? v0 : v0 - G) * VEC_WIDTH;
+            float *out = (is_reset ? rh : z) + unit;
+            int64_t row = 0;
+            for (; row + 4 <= rows; row += 4)
+                first_pass(4, g->recurrent_activation, out + row * padded, padded, s + row * ROW_, h + row, is_reset,
+                           unit, H - unit);
+            for (; row < rows; row++)
+                first_pass(1, g->recurrent_activation, out + row * padded, padded, s + row * ROW_, h + row, is_reset,
+                           unit, H - unit);
         }
     }
     for (int64_t row = 0; row < rows; row++)
@@ -119,13 +170,14 @@ static void step_reset_before(float *const *y, const float *const *x, const floa
             pass_panels(x, reset, ahead, projected_stride, &g->x[1], &g->h[1], v0, V, rows, scratch);
         for (int64_t i = 0; i < together * V; i++, v0++) {
             const float *s = scratch + (i / V) * rows * ROW_ + (i % V) * VEC_WIDTH;
-            int64_t unit = v0 * VEC_WIDTH;
-            for (int64_t row = 0; row < rows; row++, s += ROW_) {
-                vec n = act.kind == FG_TANH ? tanh_(v_load(s)) : activation(act, v_load(s));
-                vec old = load_units(h[row] + unit, H - unit);
-                vec new_h = v_fma(v_load(z + row * padded + unit), v_sub(old, n), n);
-                store_units(y[row] + unit, flush(new_h), H - unit);
-            }
+            const int64_t unit = v0 * VEC_WIDTH;
+            int64_t row = 0;
+            for (; row + 4 <= rows; row += 4)
+                second_pass(4, g->activation, y + row, s + row * ROW_, h + row, z + row * padded + unit, padded, unit,
+                            H - unit);
+            for (; row < rows; row++)
+                second_pass(1, g->activation, y + row, s + row * ROW_, h + row, z + row * padded + unit, padded, unit,
+                            H - unit);
         }
     }
 }

@@ -15,7 +15,7 @@ static void linear(float *const *y, const float *const *x, const fg_linear *m, i
         int64_t row_stride = 4 * VEC_WIDTH, last = (V - 1) * VEC_WIDTH;
         const float *start = m->start + v0 * VEC_WIDTH;
         sums io = {start, start + last, 0, V * VEC_WIDTH, 0, V * VEC_WIDTH, scratch, row_stride, rows * row_stride, last};
-        product(x, rows, m->inputs, w, panels, V, io);
+        product(x, rows, m->inputs, w, panels, V, io, w + panels * V * VEC_WIDTH * m->inputs);
         for (int64_t p = 0; p < panels; p++)
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t v = 0; v < V; v++) {

@@ -21,7 +21,9 @@
 #define FG_INLINE __forceinline
 #define FG_NOINLINE __declspec(noinline)
 #define FG_UNROLL
+#define FG_PREFETCH(p) ((void)(p))
 #else
+#define FG_PREFETCH(p) __builtin_prefetch(p)
 #define FG_INLINE inline __attribute__((always_inline))
 #define FG_NOINLINE __attribute__((noinline))
 #if defined(__clang__)
