@@ -1,0 +1,62 @@
+# Everything runs in .venv, which these targets make and fill themselves.
+#   make demo      build, score real exported models, print one table
+#   make test      the tests
+#   make bench     install PyTorch and ONNX Runtime, and time them beside fastgru
+#   make lint      ruff and mypy --strict
+#   make mutants   seeded faults in the kernels, each of which a test must find
+#   make parity    install the frameworks, and compare with them live
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# What must be compiled again when it changes; Python files are used in place
+CORE := setup.py pyproject.toml $(wildcard fastgru/simd/*.[ch] fastgru/_core/*.pyx fastgru/_core/*.pxd)
+
+.PHONY: demo test bench lint mutants parity clean
+
+demo: .venv/built
+	$(PY) -m fastgru.demo
+
+test: .venv/test
+	$(PY) -m pytest
+
+bench: .venv/bench
+	$(PY) benchmarks/floor.py
+
+lint: .venv/lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+mutants: .venv/test
+	$(PIP) cython setuptools
+	$(PY) tools/mutants.py
+
+parity: .venv/parity
+	FASTGRU_REQUIRE_PARITY=torch,keras,onnxruntime $(PY) -m pytest -m parity
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/built: $(CORE) | .venv/bin/python
+	$(PIP) -e .
+	@touch $@
+
+.venv/test: $(CORE) | .venv/bin/python
+	$(PIP) -e ".[test]"
+	@touch $@ .venv/built
+
+.venv/bench: $(CORE) | .venv/bin/python
+	$(PIP) -e ".[bench]"
+	@touch $@ .venv/built
+
+.venv/parity: $(CORE) | .venv/bin/python
+	$(PIP) -e ".[test,parity]"
+	@touch $@ .venv/built
+
+.venv/lint: pyproject.toml | .venv/bin/python
+	$(PIP) ruff mypy numpy
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info fastgru/_core/*.so fastgru/_core/*.c

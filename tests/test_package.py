@@ -1,0 +1,104 @@
+"""What is installed: what an import costs and loads, what the distribution holds, stubs that match."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgru
+
+PACKAGE = Path(fastgru.__file__).parent
+ROOT = Path(__file__).parent.parent
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+
+
+def run(code: str) -> str:
+    """What a new interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_no_third_party_module_but_numpy() -> None:
+    code = """
+import json, sys
+before = set(sys.modules)
+import fastgru
+after = {name.split(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(after - set(sys.stdlib_module_names) - {"numpy", "fastgru"})))
+"""
+    foreign = {name for name in json.loads(run(code)) if not name.startswith(("__editable__", "_cython_", "cython_"))}
+    assert foreign == set()
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer slows every import down")
+def test_import_costs_at_most_60_ms_over_numpy() -> None:
+    code = """
+import time, numpy
+start = time.perf_counter()
+import fastgru
+print(time.perf_counter() - start)
+"""
+    assert min(float(run(code)) for _ in range(5)) <= 0.060
+
+
+def test_version_is_one() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fastgru.__version__)
+    assert fastgru.build_info()["version"] == fastgru.__version__
+    changes = ROOT / "CHANGELOG.md"
+    if changes.exists():
+        assert f"## {fastgru.__version__}" in changes.read_text(encoding="utf-8")
+    try:
+        assert importlib.metadata.version("fastgru") == fastgru.__version__
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("fastgru is imported from a folder, not installed")
+
+
+def test_build_info_says_what_runs() -> None:
+    info = fastgru.build_info()
+    assert set(info) == {"version", "isa", "isas", "openmp", "compiler"}
+    assert info["isa"] in info["isas"] and "scalar" in info["isas"]
+    assert isinstance(info["openmp"], bool) and info["compiler"]
+
+
+def test_types_are_shipped() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    for name in ("isa", "gru", "dense"):
+        assert (PACKAGE / "_core" / f"{name}.pyi").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (PACKAGE / "_core").glob("*.pyi")))
+def test_stub_names_exist(name: str) -> None:
+    """Each function, class, method and constant that a stub declares is there."""
+    module = importlib.import_module(f"fastgru._core.{name}")
+    for node in ast.parse((PACKAGE / "_core" / f"{name}.pyi").read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            assert hasattr(module, node.name), node.name
+        if isinstance(node, ast.AnnAssign):
+            assert isinstance(node.target, ast.Name) and hasattr(module, node.target.id)
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                declared = member.name if isinstance(member, ast.FunctionDef) else None
+                if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
+                    declared = member.target.id
+                assert declared is None or hasattr(getattr(module, node.name), declared), declared
+
+
+def test_distribution_holds_no_sources_of_the_core() -> None:
+    try:
+        files = importlib.metadata.files("fastgru") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    if not any(str(f).replace("\\", "/") == "fastgru/__init__.py" for f in files):
+        pytest.skip("fastgru is not installed from a wheel here")
+    sources = [str(f) for f in files if f.suffix in {".pyx", ".pxd", ".c", ".h", ".o"}]
+    assert sources == []
