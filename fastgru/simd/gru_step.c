@@ -35,30 +35,49 @@ static FG_INLINE void recurrent_gates(const int n, fg_act recurrent, float *s)
     }
 }
 
-/* n and h' of n rows; `left` of the group's units exist */
+/* n and h' of n cells. A cell is one row's part of one group: cell i belongs to row i * next_row, and its units start at
+ * unit + i * next_unit, of which `left` - i * next_unit exist. */
 static FG_INLINE void new_states(const int n, fg_act act, float *const *y, const float *const *h, const float *s,
-                                 const float *xn, int64_t xn_row, int64_t unit, int64_t left)
+                                 const float *xn, int64_t next_xn, int64_t next_row, int64_t next_unit, int64_t unit,
+                                 int64_t left)
 {
     vec g[MAX_TOGETHER];
-    EACH g[i] = v_fma(v_load(s + i * ROW_ + R_), v_load(s + i * ROW_ + HN_), v_load(xn + i * xn_row));
+    EACH g[i] = v_fma(v_load(s + i * ROW_ + R_), v_load(s + i * ROW_ + HN_), v_load(xn + i * next_xn));
     activations(n, act, g);
-    EACH g[i] = v_fma(v_load(s + i * ROW_ + Z_), v_sub(load_units(h[i] + unit, left), g[i]), g[i]);
-    EACH store_units(y[i] + unit, flush(g[i]), left);
+    EACH {
+        vec old = load_units(h[i * next_row] + unit + i * next_unit, left - i * next_unit);
+        g[i] = v_fma(v_load(s + i * ROW_ + Z_), v_sub(old, g[i]), g[i]);
+    }
+    EACH store_units(y[i * next_row] + unit + i * next_unit, flush(g[i]), left - i * next_unit);
 }
 
-/* the gates of one group of units for every row; x_n comes from `xn`, the rest from `s` */
+/* the gates of `panels` neighbouring groups for every row; x_n comes from `xn`, the rest from `s` */
 static FG_INLINE void gates(float *const *y, const float *const *h, float *s, const float *xn, int64_t xn_row,
-                            fg_act recurrent, fg_act act, int64_t unit, int64_t left, int64_t rows)
+                            int64_t xn_panel, fg_act recurrent, fg_act act, int64_t unit, int64_t left, int64_t panels,
+                            int64_t rows)
 {
-    int64_t row = 0;
-    for (; row + 2 <= rows; row += 2)
-        recurrent_gates(2, recurrent, s + row * ROW_);
-    for (; row < rows; row++)
-        recurrent_gates(1, recurrent, s + row * ROW_);
-    for (row = 0; row + 4 <= rows; row += 4)
-        new_states(4, act, y + row, h + row, s + row * ROW_, xn + row * xn_row, xn_row, unit, left);
-    for (; row < rows; row++)
-        new_states(1, act, y + row, h + row, s + row * ROW_, xn + row * xn_row, xn_row, unit, left);
+    int64_t cell = 0;
+    for (; cell + 2 <= panels * rows; cell += 2)
+        recurrent_gates(2, recurrent, s + cell * ROW_);
+    if (cell < panels * rows)
+        recurrent_gates(1, recurrent, s + cell * ROW_);
+    if (rows == 1 && panels > 1) { /* the groups of a single row stand beside each other as rows do otherwise */
+        if (panels == 4)
+            new_states(4, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+        else if (panels == 3)
+            new_states(3, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+        else
+            new_states(2, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+        return;
+    }
+    for (; panels > 0; panels--, unit += VEC_WIDTH, left -= VEC_WIDTH, xn += xn_panel) {
+        const float *n = xn;
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4, s += 4 * ROW_, n += 4 * xn_row)
+            new_states(4, act, y + row, h + row, s, n, xn_row, 1, 0, unit, left);
+        for (; row < rows; row++, s += ROW_, n += xn_row)
+            new_states(1, act, y + row, h + row, s, n, xn_row, 1, 0, unit, left);
+    }
 }
 
 static void step_reset_after(float *const *y, const float *const *x, const float *const *h, const float *projected,
@@ -82,11 +101,9 @@ static void step_reset_after(float *const *y, const float *const *x, const float
             product(x, rows, I, wx, together, 3, x_io, wh);
         }
         product(h, rows, H, wh, together, 3, io, u + together < groups ? wx + together * 3 * VEC_WIDTH * I : g->x[0].weight);
-        for (int64_t p = 0; p < together; p++, u++) {
-            float *s = scratch + p * panel;
-            const float *n = xn + p * xn_panel;
-            gates(y, h, s, n, xn_row, g->recurrent_activation, g->activation, u * VEC_WIDTH, H - u * VEC_WIDTH, rows);
-        }
+        gates(y, h, scratch, xn, xn_row, xn_panel, g->recurrent_activation, g->activation, u * VEC_WIDTH,
+              H - u * VEC_WIDTH, together, rows);
+        u += together;
     }
 }
 

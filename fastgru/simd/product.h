@@ -134,7 +134,9 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
                     const float *next)
 {
     const int64_t tiles = (rows + VEC_ROWS - 1) / VEC_ROWS, step = fg_block(K);
-    block b = {x, 0, 0, w, K * V * VEC_WIDTH, NULL, (FG_FETCH * V * VEC_WIDTH + tiles - 1) / tiles, io};
+    /* one or two rows take each weight once, in order: the hardware's own prefetcher is better at that */
+    const int64_t advance = rows <= 2 ? 0 : (FG_FETCH * V * VEC_WIDTH + tiles - 1) / tiles;
+    block b = {x, 0, 0, w, K * V * VEC_WIDTH, NULL, advance, io};
     for (; b.k0 < K; b.k0 += step) {
         b.kc = K - b.k0 < step ? K - b.k0 : step;
         b.ahead = b.k0 + b.kc < K ? w + (b.k0 + b.kc) * V * VEC_WIDTH : next;
