@@ -1,21 +1,36 @@
 """Write the golden files of tests/golden with the frameworks themselves.
 
-Each file NAME.EXT gets a NAME.expected.npz: the inputs x0, x1, …, the framework's own outputs y0, y1, …, and what
-wrote them (`versions`). The script never imports fastgru: a golden file is what a framework says, not what we say.
+The script never imports fastgru: a golden file is what a framework says, not what we say.
 
     python tools/make_golden.py OUT_DIR [GROUP ...]
 
-Groups: keras3, tfkeras, tf213 (run in an environment of its own with tensorflow-cpu 2.13), torch, synthetic (h5py
-only: layouts of Keras releases that no longer install, written from their documented format).
+Groups: keras3, tfkeras, tf213 (run it in an environment of its own with tensorflow-cpu 2.13),
+torch, synthetic (h5py and tf-keras: layouts of Keras releases that no longer install, written from
+their documented form).
+
+Each NAME.keras, NAME.h5, NAME.pt, … has one NAME.expected.npz beside it:
+
+    versions      "key=value" strings: what wrote the file; "synthetic=…" says how one was built
+    x0, x1, …     inputs, in the order of the file's inputs
+    y0, y1, …     what the framework computed, in the order of the file's outputs
+    input_names, output_names   for models that take or give dicts
+    calls         "stateful": y0 is the output for x0, y1 the output for x1 after it
+    keys, crcs    every variable: "layer/weight" and the CRC-32 of its little-endian bytes
+
+PyTorch: x, h0, y, h_n (batch_first) for the GRUs; keys, crcs of every tensor for the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -24,6 +39,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import numpy as np
 
 SEED = 20240229
+
+Built = tuple[Any, Any]  # a Keras model, and its input: an array, a list or a dict of arrays
 
 
 def rng(salt: int = 0) -> np.random.Generator:
@@ -34,26 +51,37 @@ def normal(*shape: int, salt: int = 0) -> np.ndarray:
     return rng(salt).standard_normal(shape).astype(np.float32)
 
 
+def crc(value: Any) -> int:
+    array = np.ascontiguousarray(value)
+    return zlib.crc32(array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+
+def checksums(weights: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "keys": np.array(list(weights)),
+        "crcs": np.array([crc(value) for value in weights.values()], np.uint32),
+    }
+
+
 def save_expected(out: Path, name: str, versions: dict[str, str], **arrays: Any) -> None:
-    """Write NAME.expected.npz; `versions` becomes one array of "key=value" strings."""
     lines = [f"python={platform.python_version()}", f"numpy={np.__version__}"]
     lines += [f"{key}={value}" for key, value in versions.items()]
     np.savez_compressed(out / f"{name}.expected.npz", versions=np.array(lines), **arrays)
 
 
 def numbered(prefix: str, values: Any) -> dict[str, np.ndarray]:
+    if isinstance(values, dict):
+        values = list(values.values())
     values = values if isinstance(values, (list, tuple)) else [values]
     return {f"{prefix}{i}": np.asarray(value) for i, value in enumerate(values)}
 
 
-# ------------------------------------------------------------------------------------------------ Keras 3
+# ------------------------------------------------------------------------------------ Keras models
+# Each builder takes the keras module (Keras 3, tf_keras or tf.keras) and returns model and input.
 
 
-def keras3_text_gru(out: Path) -> None:
-    """The demo's Keras model: trained a little, saved with its optimiser as `model.save` does."""
-    import keras
-
-    keras.utils.set_random_seed(SEED)
+def text_gru(keras: Any) -> Built:
+    """The demo's Keras model, trained a little and saved with its optimiser."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -70,38 +98,466 @@ def keras3_text_gru(out: Path) -> None:
     target = (ids[:, -3:].sum(axis=1) % 4).astype(np.int32)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(ids, target, epochs=3, batch_size=32, verbose=0)
-    save_keras(out, "keras_text_gru", model, ids[:16], ".keras")
+    return model, ids[:16]
 
 
-def keras3_reset(out: Path) -> None:
-    """Both placements of the reset gate, the biases made non-zero."""
-    import keras
-
-    for name, after in (("keras_reset_before", False), ("keras_reset_after", True)):
-        keras.utils.set_random_seed(SEED + after)
-        gru = keras.layers.GRU(
-            20, reset_after=after, return_sequences=True, bias_initializer="random_normal"
-        )
-        model = keras.Sequential([keras.Input((9, 7)), gru, keras.layers.Dense(3)], name="net")
-        save_keras(out, name, model, normal(5, 9, 7), ".keras")
+def reset_before(keras: Any, after: bool = False) -> Built:
+    gru = keras.layers.GRU(20, reset_after=after, return_sequences=True)
+    model = keras.Sequential([keras.Input((9, 7)), gru, keras.layers.Dense(3)], name="net")
+    return model, normal(5, 9, 7)
 
 
-def save_keras(out: Path, name: str, model: Any, x: Any, *suffixes: str, **more: Any) -> None:
-    """Save `model` under each suffix and record what `model.predict` gives for x."""
-    import keras
+def reset_after(keras: Any) -> Built:
+    return reset_before(keras, after=True)
 
-    y = model.predict(x, verbose=0)
+
+def variants(keras: Any) -> Built:
+    """One input, many GRUs: activations, biases, directions, states."""
+    layers = keras.layers
+    x = keras.Input((6, 3), name="x")
+    outputs = [
+        layers.GRU(4, activation="relu", recurrent_activation="hard_sigmoid")(x),
+        layers.GRU(4, use_bias=False, return_sequences=True)(x),
+        layers.GRU(4, go_backwards=True, return_sequences=True, reset_after=False)(x),
+        layers.GRU(4, activation="softsign", recurrent_activation="sigmoid", unroll=True)(x),
+        layers.GRU(4, activation="elu", recurrent_activation="hard_sigmoid", reset_after=False)(x),
+        layers.GRU(4, activation="selu", recurrent_activation="softplus")(x),
+        layers.GRU(4, activation="linear", recurrent_activation="tanh", reset_after=False)(x),
+    ]
+    y, state = layers.GRU(4, return_sequences=True, return_state=True)(x)
+    continued = layers.GRU(4, return_sequences=True)(y, initial_state=state)
+    return keras.Model(x, [*outputs, y, state, continued], name="variants"), normal(4, 6, 3)
+
+
+MASKS = np.array(
+    [
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 1, 1],
+        [1, 1, 0, 0, 1, 1],
+        [1, 0, 1, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+)
+
+
+def embedding_masks(keras: Any) -> Built:
+    """Every shape of mask, from mask_zero, through stacked GRUs and what mask passes or drops."""
+    layers = keras.layers
+    ids = keras.Input((6,), dtype="int32", name="ids")
+    e = layers.Embedding(11, 5, mask_zero=True)(ids)
+    seq = layers.GRU(4, return_sequences=True)(e)
+    passed = layers.Activation("tanh")(layers.Dense(4)(layers.Dropout(0.5)(seq)))
+    zeroed = layers.GRU(4, return_sequences=True, **zero_output(keras))(e)
+    outputs = [
+        seq,
+        layers.GRU(3)(passed),
+        layers.GRU(3, reset_after=False, go_backwards=True)(e),
+        layers.GlobalAveragePooling1D()(layers.GRU(2, return_sequences=True)(e)),
+        layers.Bidirectional(layers.GRU(3, return_sequences=True))(e),
+        layers.Bidirectional(layers.GRU(3))(e),
+        zeroed,
+        layers.TimeDistributed(layers.Dense(2))(seq),
+    ]
+    values = (rng().integers(1, 11, MASKS.shape) * MASKS).astype(np.int32)
+    # a row masked whole averages to 0/0: leave it to the GRUs' own model
+    return keras.Model(ids, outputs, name="embedding_masks"), values[:5]
+
+
+def zero_output(keras: Any) -> dict[str, bool]:
+    return {"zero_output_for_mask": True}
+
+
+def masking(keras: Any) -> Built:
+    """Masking, all-masked rows included, with the final states."""
+    layers = keras.layers
+    x = keras.Input((6, 3), name="x")
+    m = layers.Masking(-1.0)(x)
+    y, state = layers.GRU(4, return_sequences=True, return_state=True)(m)
+    outputs = [
+        y,
+        state,
+        layers.GRU(4)(m),
+        layers.Bidirectional(layers.GRU(3, return_sequences=True), merge_mode="sum")(m),
+        layers.GRU(3, go_backwards=True, return_sequences=True)(m),
+        layers.Flatten()(layers.GRU(2, return_sequences=True)(m)),
+    ]
+    values = normal(6, 6, 3)
+    values[MASKS == 0] = -1.0
+    return keras.Model(x, outputs, name="masking"), values
+
+
+def merged_masks(keras: Any) -> Built:
+    """What merges make of two different masks: Keras 2 ANDs them, Keras 3.4 and later ORs."""
+    layers = keras.layers
+    a = keras.Input((6, 3), name="a")
+    b = keras.Input((6, 3), name="b")
+    ma, mb = layers.Masking(0.0)(a), layers.Masking(0.0)(b)
+    merges = [
+        layers.Add()([ma, mb]),
+        layers.Concatenate()([ma, mb]),
+        layers.Average()([ma, mb]),
+        layers.Subtract()([ma, mb]),
+        layers.Add()([ma, b]),
+        layers.Concatenate()([ma, b]),
+    ]
+    outputs = [layers.GRU(3, return_sequences=True)(merged) for merged in merges]
+    va, vb = normal(6, 6, 3, salt=1), normal(6, 6, 3, salt=2)
+    va[MASKS == 0] = 0.0
+    vb[MASKS[::-1] == 0] = 0.0
+    return keras.Model([a, b], outputs, name="merged_masks"), [va, vb]
+
+
+def bidirectional(keras: Any) -> Built:
+    """Every merge mode, and a backward layer of its own units and activation."""
+    layers = keras.layers
+    x = keras.Input((6, 3), name="x")
+    outputs = []
+    for mode in ("concat", "sum", "mul", "ave"):
+        gru = layers.GRU(4, return_sequences=mode in ("concat", "mul"), reset_after=mode != "sum")
+        outputs.append(layers.Bidirectional(gru, merge_mode=mode, name=f"merge_{mode}")(x))
+    outputs += layers.Bidirectional(layers.GRU(3), merge_mode=None, name="merge_none")(x)
+    own = layers.Bidirectional(
+        layers.GRU(3, return_sequences=True),
+        backward_layer=layers.GRU(5, return_sequences=True, go_backwards=True, activation="relu", reset_after=False),
+        name="own_backward",
+    )
+    outputs.append(own(x))
+    states = layers.Bidirectional(layers.GRU(3, return_state=True), name="with_states")(x)
+    return keras.Model(x, [*outputs, *states], name="bidirectional"), normal(4, 6, 3)
+
+
+def several(keras: Any) -> Built:
+    """Several inputs and outputs, every merge, one GRU and one Dense used twice, a dead branch."""
+    layers = keras.layers
+    a = keras.Input((5, 3), name="first")
+    b = keras.Input((5, 3), name="second")
+    shared = layers.GRU(4, return_sequences=True, name="shared_gru")
+    ya, yb = shared(a), shared(b)
+    dense = layers.Dense(4, name="shared_dense")
+    merges = [
+        layers.Add()([ya, yb]),
+        layers.Subtract()([ya, yb]),
+        layers.Multiply()([ya, yb]),
+        layers.Average()([ya, yb]),
+        layers.Maximum()([ya, yb]),
+        layers.Minimum()([ya, yb]),
+        layers.Concatenate(axis=1)([dense(ya), dense(yb)]),
+        layers.Dot(axes=(2, 2), normalize=True)([ya, yb]),
+    ]
+    layers.Dense(2, name="dead_end")(ya)
+    last = layers.GRU(3, name="last")(layers.Concatenate()(merges[:3]))
+    model = keras.Model([b, a], [last, *merges], name="several")
+    return model, [normal(3, 5, 3, salt=1), normal(3, 5, 3, salt=2)]
+
+
+def dicts(keras: Any) -> Built:
+    """Inputs and outputs by name."""
+    layers = keras.layers
+    inputs = {"query": keras.Input((4, 3), name="query"), "bias": keras.Input((2,), name="bias")}
+    h = layers.GRU(2, name="gru")(inputs["query"])
+    outputs = {"sum": layers.Add(name="sum")([h, inputs["bias"]]), "state": h}
+    x = {"query": normal(3, 4, 3), "bias": normal(3, 2, salt=1)}
+    return keras.Model(inputs, outputs, name="dicts"), x
+
+
+def nested(keras: Any) -> Built:
+    """Models in models: one used twice, one frozen in part, BatchNormalization deep inside."""
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            layers.Dense(4, activation="tanh", name="project"),
+            layers.BatchNormalization(name="encoder_bn"),
+            layers.GRU(4, return_sequences=True, name="encoder_gru", trainable=False),
+            layers.Dense(3, name="after"),
+        ],
+        name="encoder",
+    )
+    inner_x = keras.Input((5, 3), name="inner_x")
+    inner_y = layers.GRU(3, name="gru")(encoder(inner_x))
+    inner = keras.Model(inner_x, layers.BatchNormalization(name="bn")(inner_y), name="inner")
+    frozen = keras.Sequential(
+        [keras.Input((5, 3)), layers.GRU(3, name="g"), layers.BatchNormalization(name="b")],
+        name="frozen",
+    )
+    frozen.trainable = False
+    a = keras.Input((5, 3), name="a")
+    b = keras.Input((5, 3), name="b")
+    y = layers.Concatenate()([inner(a), inner(b), frozen(a)])
+    model = keras.Model([a, b], layers.Dense(2, name="head")(y), name="outer")
+    return model, [normal(3, 5, 3, salt=1), normal(3, 5, 3, salt=2)]
+
+
+def rnn_cells(keras: Any) -> Built:
+    """GRU cells inside RNN, stacked, and inside Bidirectional."""
+    layers = keras.layers
+    x = keras.Input((6, 3), name="x")
+
+    def cell(units: int, **options: Any) -> Any:
+        # tf.keras cannot save two cells of one name in one .h5 group
+        return layers.GRUCell(units, name=f"cell{next(numbers)}", **options)
+
+    numbers = itertools.count()
+    outputs = [
+        layers.RNN(cell(4), return_sequences=True)(x),
+        layers.RNN([cell(4), cell(5, reset_after=False)])(x),
+        layers.RNN(layers.StackedRNNCells([cell(3), cell(3), cell(2)]), return_sequences=True)(x),
+        layers.Bidirectional(layers.RNN(cell(3, use_bias=False)))(x),
+    ]
+    masked = layers.Masking()(x)
+    outputs.append(layers.RNN(cell(4), return_sequences=True, go_backwards=True)(masked))
+    values = normal(6, 6, 3)
+    values[MASKS == 0] = 0.0
+    return keras.Model(x, outputs, name="rnn_cells"), values
+
+
+def norms(keras: Any) -> Built:
+    """Normalisations, activation layers, shapes and pooling around a GRU."""
+    layers = keras.layers
+    x = keras.Input((6, 4), name="x")
+    h = layers.BatchNormalization()(x)
+    h = layers.LayerNormalization()(layers.GRU(4, return_sequences=True)(h))
+    h = layers.PReLU(shared_axes=[1])(h)
+    h = layers.BatchNormalization(scale=False)(layers.LayerNormalization(center=False)(h))
+    h = layers.TimeDistributed(layers.Dense(4, activation="relu"))(h)
+    outputs = [
+        layers.Softmax()(h),
+        layers.LeakyReLU()(h),
+        layers.ELU()(h),
+        layers.ReLU(max_value=1.0)(h),
+        layers.GlobalAveragePooling1D()(h),
+        layers.GlobalMaxPooling1D()(h),
+        layers.Reshape((4, 6))(h),
+        layers.Permute((2, 1))(h),
+        layers.Flatten()(h),
+        layers.RepeatVector(3)(layers.GRU(2)(layers.SpatialDropout1D(0.1)(h))),
+        layers.PReLU()(layers.GaussianNoise(0.1)(h)),
+    ]
+    return keras.Model(x, outputs, name="norms"), normal(3, 6, 4)
+
+
+def misnamed(keras: Any) -> Built:
+    """Layer names that lie about the order in which `.keras` numbers its groups."""
+    layers = keras.layers
+    x = keras.Input((5, 3), name="dense")
+    h = layers.Bidirectional(layers.GRU(3, return_sequences=True), name="bidirectional_1")(x)
+    h = layers.Bidirectional(layers.GRU(2, return_sequences=True), name="bidirectional")(h)
+    h = layers.GRU(4, return_sequences=True, name="gru_2")(h)
+    h = layers.GRU(4, return_sequences=True, name="gru")(h)
+    h = layers.GRU(4, name="gru_1")(h)
+    h = layers.Dense(4, name="gru_3")(h)
+    return keras.Model(x, layers.Dense(4, name="dense_1")(h), name="model"), normal(3, 5, 3)
+
+
+def op_nodes(keras: Any) -> Built:
+    """Arithmetic on symbolic tensors: op nodes of Keras 3, named like the layers beside them."""
+    layers, ops = keras.layers, keras.ops
+    x = keras.Input((5, 4), name="x")
+    y = layers.GRU(4, return_sequences=True)(x)
+    gate = layers.Dense(4, activation="sigmoid")(x)
+    h = y * gate + (1.0 - gate) * x
+    h = layers.Add()([h / 2.0, layers.Multiply()([h, y])])
+    z = layers.GRU(4, return_sequences=True)(h - y)
+    outputs = [
+        z[:, -1],
+        z[:, 1:4:2, :3],
+        ops.mean(z, axis=1),
+        ops.squeeze(ops.expand_dims(ops.max(z, axis=1), 1), 1),
+        ops.sum(z, axis=-1, keepdims=True),
+        ops.reshape(z, (-1, 10, 2)),
+        ops.transpose(z, (0, 2, 1)),
+        -ops.maximum(ops.abs(z), 0.1),
+        ops.concatenate([z, y], axis=-1),
+    ]
+    return keras.Model(x, outputs, name="op_nodes"), normal(3, 5, 4)
+
+
+def tf_op_nodes(keras: Any) -> Built:
+    """The same in tf.keras: TFOpLambda and SlicingOpLambda."""
+    layers = keras.layers
+    x = keras.Input((5, 4), name="x")
+    y = layers.GRU(4, return_sequences=True)(x)
+    gate = layers.Dense(4, activation="sigmoid")(x)
+    h = y * gate + (1.0 - gate) * x
+    z = layers.GRU(4, return_sequences=True)(layers.Add()([h / 2.0, layers.Multiply()([h, y])]))
+    outputs = [z[:, -1], z[:, 1:4:2, :3], z - x]
+    return keras.Model(x, outputs, name="tf_op_nodes"), normal(3, 5, 4)
+
+
+def no_input_layer(keras: Any) -> Built:
+    """A Sequential that was built by calling it."""
+    model = keras.Sequential([keras.layers.GRU(4), keras.layers.Dense(2)], name="no_input")
+    x = normal(3, 5, 3)
+    model.build(x.shape) if version_of(keras).startswith("3") else model(x)
+    return model, x
+
+
+def stateful(keras: Any) -> Built:
+    layers = keras.layers
+    inputs = keras.Input(batch_shape=(2, 4, 3), name="x")
+    h = layers.GRU(4, stateful=True, return_sequences=True)(inputs)
+    return keras.Model(inputs, layers.GRU(3, stateful=True)(h), name="stateful"), normal(2, 4, 3)
+
+
+def time_major(keras: Any) -> Built:
+    """time_major=True of tf.keras: (T, N, I) in, (T, N, H) out."""
+    gru = keras.layers.GRU(4, return_sequences=True, time_major=True)
+    x = keras.Input(batch_shape=(5, 3, 2), name="x")
+    return keras.Model(x, gru(x), name="time_major"), normal(5, 3, 2)
+
+
+def with_policy(policy: str) -> Callable[[Any], Built]:
+    def build(keras: Any) -> Built:
+        if hasattr(keras, "config") and hasattr(keras.config, "set_dtype_policy"):
+            set_policy = keras.config.set_dtype_policy
+        else:
+            set_policy = keras.mixed_precision.set_global_policy
+        set_policy(policy)
+        layers = keras.layers
+        x = keras.Input((5, 3), name="x")
+        start = {"recurrent_initializer": "zeros"}  # TensorFlow has no bfloat16 QR
+        h = layers.BatchNormalization()(layers.GRU(4, return_sequences=True, **start)(x))
+        h = layers.Bidirectional(layers.GRU(3, **start))(h)
+        model = keras.Model(x, layers.Dense(2, dtype=policy)(h), name=policy)
+        set_policy("float32")
+        return model, normal(3, 5, 3)
+
+    build.__name__ = policy
+    return build
+
+
+def version_of(keras: Any) -> str:
+    if hasattr(keras, "__version__"):
+        return str(keras.__version__)
+    import keras as package  # tf.keras is a front of the package keras 2
+
+    return str(package.__version__)
+
+
+def weights_of(layer: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield ("layer/weight", variable) of a live layer, by its own attributes and names."""
+    kind = type(layer).__name__
+    if kind in ("Sequential", "Functional", "Model"):
+        for inner in layer.layers:
+            yield from weights_of(inner, f"{key}/{inner.name}" if key else inner.name)
+    elif kind == "Bidirectional":
+        yield from weights_of(layer.forward_layer, f"{key}/forward_layer")
+        yield from weights_of(layer.backward_layer, f"{key}/backward_layer")
+    elif kind == "TimeDistributed":
+        yield from weights_of(layer.layer, f"{key}/layer")
+    elif kind == "RNN":
+        yield from weights_of(layer.cell, f"{key}/cell")
+    elif kind == "StackedRNNCells":
+        for i, cell in enumerate(layer.cells):
+            yield from weights_of(cell, f"{key}/cells_{i}")
+    elif kind == "GRU":
+        yield from weights_of(layer.cell, key)
+    else:
+        for name in ("kernel recurrent_kernel bias embeddings gamma beta moving_mean moving_variance alpha").split():
+            variable = getattr(layer, name, None)
+            if hasattr(variable, "assign"):
+                yield f"{key}/{name}", variable
+
+
+def as_stored(variable: Any) -> np.ndarray:
+    """The variable's values; bfloat16 as float32."""
+    value = np.asarray(variable)
+    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+
+
+def randomize(model: Any) -> None:
+    """Give every variable its own values: zero biases and unit scales hide a swap."""
+    generator = rng(7)
+    for key, variable in weights_of(model, ""):
+        values = generator.uniform(-0.5, 0.5, tuple(variable.shape))
+        if key.endswith(("gamma", "moving_variance")):
+            values = values + 1.0
+        variable.assign(values.astype(as_stored(variable).dtype))
+
+
+def deflate(path: Path) -> None:
+    """Re-pack a zip file with its members compressed: an eighth of the size, and still a model."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for info, data in members:
+            archive.writestr(info.filename, data)
+
+
+def save_keras(out: Path, keras: Any, prefix: str, build: Callable[[Any], Built], *suffixes: str) -> None:
+    """Build, randomise unless it was trained, save under each suffix, record what predict says."""
+    keras.backend.clear_session()
+    if hasattr(keras.utils, "set_random_seed"):
+        keras.utils.set_random_seed(SEED)
+    model, x = build(keras)
+    if build is not text_gru:
+        randomize(model)
+    name = prefix + build.__name__
+    more: dict[str, Any] = {}
+    if build is stateful:
+        xs = [x, x[:, ::-1].copy()]
+        more |= numbered("x", xs) | numbered("y", [model.predict(v, verbose=0) for v in xs])
+        more["calls"] = np.array("stateful")
+    else:
+        size = {"batch_size": len(x)} if build is time_major else {}
+        y = model.predict(x, verbose=0, **size)
+        for side, values in (("input", x), ("output", y)):
+            if isinstance(values, dict):
+                more[f"{side}_names"] = np.array(list(values))
+        more |= numbered("x", x) | numbered("y", y)
+        more = {key: as_stored(value) for key, value in more.items()}
     for suffix in suffixes:
         model.save(out / f"{name}{suffix}")
-    versions = {"writer": "keras", "keras": keras.__version__}
-    if hasattr(keras, "config") and hasattr(keras.config, "backend"):
+        if suffix == ".keras":
+            deflate(out / f"{name}{suffix}")
+    versions = {"writer": keras.__name__, "keras": version_of(keras)}
+    if version_of(keras).startswith("3"):
         versions["backend"] = keras.config.backend()
-    y = list(y.values()) if isinstance(y, dict) else y
-    x = list(x.values()) if isinstance(x, dict) else x
-    save_expected(out, name, versions, **numbered("x", x), **numbered("y", y), **more)
+    weights = {key: as_stored(variable) for key, variable in weights_of(model, "")}
+    save_expected(out, name, versions, **more, **checksums(weights))
 
 
-# ------------------------------------------------------------------------------------------------ PyTorch
+def group_keras3(out: Path) -> None:
+    import keras
+
+    for build in (text_gru, reset_before, reset_after):
+        save_keras(out, keras, "keras_", build, ".keras")
+    for build in (bidirectional, nested, rnn_cells):
+        save_keras(out, keras, "k3_", build, ".keras", ".h5")
+    only = (variants, several, norms, misnamed, embedding_masks, masking, merged_masks, dicts)
+    only += (op_nodes, no_input_layer, stateful)
+    policies = [with_policy(p) for p in ("mixed_float16", "bfloat16", "float64")]
+    for build in (*only, *policies):
+        save_keras(out, keras, "k3_", build, ".keras")
+    save_keras(out, keras, "k3_h5_", with_policy("bfloat16"), ".h5")
+
+
+def group_tfkeras(out: Path) -> None:
+    import tf_keras as keras
+
+    for build in (bidirectional, nested, rnn_cells, norms, masking, dicts):
+        save_keras(out, keras, "tfk_", build, ".h5")
+    for build in (tf_op_nodes, no_input_layer, stateful, time_major):
+        save_keras(out, keras, "tfk_", build, ".h5")
+    for build in (misnamed, nested, variants, several, embedding_masks, merged_masks):
+        save_keras(out, keras, "tfk_new_", build, ".keras")
+    save_keras(out, keras, "tfk_", with_policy("mixed_float16"), ".h5")
+
+
+def group_tf213(out: Path) -> None:
+    """tensorflow-cpu 2.13: the `.keras` files of the release that counted layers twice."""
+    from tensorflow import keras
+
+    if not version_of(keras).startswith("2.13"):
+        print(f"tf213: skipped, this is keras {version_of(keras)}")
+        return
+    for build in (misnamed, nested, rnn_cells, norms, bidirectional):
+        save_keras(out, keras, "tf213_", build, ".keras")
+    save_keras(out, keras, "tf213_h5_", nested, ".h5")
+
+
+# ---------------------------------------------------------------------------------------- PyTorch
 
 
 def torch_bigru(out: Path) -> None:
@@ -128,15 +584,17 @@ def torch_bigru(out: Path) -> None:
 
 
 GROUPS: dict[str, list[Callable[[Path], None]]] = {
-    "keras3": [keras3_text_gru, keras3_reset],
+    "keras3": [group_keras3],
+    "tfkeras": [group_tfkeras],
+    "tf213": [group_tf213],
     "torch": [torch_bigru],
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("groups", nargs="*", choices=[[], *GROUPS])
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all if left out")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for group in arguments.groups or GROUPS:
