@@ -85,7 +85,7 @@ static void step_reset_after(float *const *y, const float *const *x, const float
 {
     const int64_t I = g->input_size, H = g->hidden_size, groups = g->h[0].vecs / 3, panel = rows * ROW_;
     for (int64_t u = 0; u < groups;) {
-        int64_t together = panels_together(rows, groups - u);
+        int64_t together = panels_together(rows, 3 * (groups - u), 3);
         const float *bias = g->x[0].start + u * 3 * VEC_WIDTH, *recurrent = g->recurrent_start + u * VEC_WIDTH;
         const float *wx = g->x[0].weight + u * 3 * VEC_WIDTH * I, *wh = g->h[0].weight + u * 3 * VEC_WIDTH * H;
         const float *xn = scratch + N_;
@@ -107,95 +107,119 @@ static void step_reset_after(float *const *y, const float *const *x, const float
     }
 }
 
-/* One pass of the step with reset before the product: sums of `vecs` vectors from x (or `projected`) and from h. */
-static FG_INLINE int64_t pass_panels(const float *const *x, const float *const *h, const float *projected,
-                                     int64_t projected_stride, const fg_linear *mx, const fg_linear *mh, int64_t v0,
-                                     int64_t V, int64_t rows, float *scratch)
+/* One pass of the step with reset before the product: sums of the vectors from v0 on, as many as are taken together,
+ * from x (or `projected`) and from h. Returns how many. Row r's vector i is at ((r * how many + i) * W) in the scratch. */
+static int64_t pass_panels(const float *const *x, const float *const *h, const float *projected,
+                           int64_t projected_stride, const fg_linear *mx, const fg_linear *mh, int64_t v0, int64_t rows,
+                           float *scratch)
 {
-    int64_t left = mh->vecs - v0, together = V == 3 ? panels_together(rows, left / 3 - (left % 3 == 1)) : 1;
-    int64_t panel = rows * ROW_, last = (V - 1) * VEC_WIDTH, wide = V * VEC_WIDTH;
+    const int64_t V = fg_panel_width(mh->vecs - v0), together = panels_together(rows, mh->vecs - v0, V);
+    const int64_t wide = V * VEC_WIDTH, last = wide - VEC_WIDTH, row = together * wide;
     const float *wx = mx->weight + v0 * VEC_WIDTH * mx->inputs, *wh = mh->weight + v0 * VEC_WIDTH * mh->inputs;
-    sums io = {scratch, scratch + last, ROW_, panel, ROW_, panel, scratch, ROW_, panel, last};
+    sums io = {scratch, scratch + last, row, wide, row, wide, scratch, row, wide, last};
     if (projected) {
         io.start = projected + v0 * VEC_WIDTH;
         io.last = io.start + last;
         io.start_row = io.last_row = projected_stride;
-        io.start_panel = io.last_panel = wide;
     } else {
         const float *bias = mx->start + v0 * VEC_WIDTH;
-        sums x_io = {bias, bias + last, 0, wide, 0, wide, scratch, ROW_, panel, last};
+        sums x_io = {bias, bias + last, 0, wide, 0, wide, scratch, row, wide, last};
         product(x, rows, mx->inputs, wx, together, V, x_io, wh);
     }
     product(h, rows, mh->inputs, wh, together, V, io, wx + together * wide * mx->inputs);
-    return together;
+    return together * V;
 }
 
-/* r and then r*h, or z, of one vector of units */
+/* Cells of the variant with reset before: cell i's sum lies at s + i * s, it belongs to row i * row, and its units start
+ * at i * unit beyond the first. Either the rows of one vector of units, or vectors of a single row. */
+typedef struct {
+    int64_t s, row, unit;
+} next_cell;
+
+/* r and then r*h into `out`, or z */
 static FG_INLINE void first_pass(const int n, fg_act recurrent, float *out, int64_t out_row, const float *s,
-                                 const float *const *h, int is_reset, int64_t unit, int64_t left)
+                                 const float *const *h, next_cell next, int is_reset, int64_t unit, int64_t left)
 {
     vec g[MAX_TOGETHER];
-    EACH g[i] = v_load(s + i * ROW_);
+    EACH g[i] = v_load(s + i * next.s);
     activations(n, recurrent, g);
     if (is_reset)
-        EACH g[i] = v_mul(g[i], load_units(h[i] + unit, left));
-    EACH v_store(out + i * out_row, g[i]);
+        EACH g[i] = v_mul(g[i], load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit));
+    EACH v_store(out + i * (next.row * out_row + next.unit), g[i]);
 }
 
-/* n and h' of one vector of units */
+/* n and h' */
 static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, const float *s, const float *const *h,
-                                  const float *z, int64_t z_row, int64_t unit, int64_t left)
+                                  const float *z, int64_t z_row, next_cell next, int64_t unit, int64_t left)
 {
     vec g[MAX_TOGETHER];
-    EACH g[i] = v_load(s + i * ROW_);
+    EACH g[i] = v_load(s + i * next.s);
     activations(n, act, g);
-    EACH g[i] = v_fma(v_load(z + i * z_row), v_sub(load_units(h[i] + unit, left), g[i]), g[i]);
-    EACH store_units(y[i] + unit, flush(g[i]), left);
+    EACH {
+        vec old = load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit);
+        g[i] = v_fma(v_load(z + i * (next.row * z_row + next.unit)), v_sub(old, g[i]), g[i]);
+    }
+    EACH store_units(y[i * next.row] + unit + i * next.unit, flush(g[i]), left - i * next.unit);
 }
 
 static void step_reset_before(float *const *y, const float *const *x, const float *const *h, const float *projected,
                               int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t H = g->hidden_size, G = g->h[1].vecs, padded = G * VEC_WIDTH;
+    const next_cell by_vector = {VEC_WIDTH, 0, VEC_WIDTH};
+    const fg_act recurrent = g->recurrent_activation, act = g->activation;
     float *z = scratch + FG_MAX_ROWS * ROW_, *rh = z + FG_MAX_ROWS * padded;
     const float *reset[FG_MAX_ROWS];
 
     for (int64_t v0 = 0; v0 < 2 * G;) {
-        int64_t V = fg_panel_width(2 * G - v0);
-        int64_t together =
-            pass_panels(x, h, projected, projected_stride, &g->x[0], &g->h[0], v0, V, rows, scratch);
-        for (int64_t i = 0; i < together * V; i++, v0++) {
-            const float *s = scratch + (i / V) * rows * ROW_ + (i % V) * VEC_WIDTH;
-            const int is_reset = v0 < G;
-            const int64_t unit = (is_reset ? v0 : v0 - G) * VEC_WIDTH;
+        int64_t vecs = pass_panels(x, h, projected, projected_stride, &g->x[0], &g->h[0], v0, rows, scratch);
+        const next_cell by_row = {vecs * VEC_WIDTH, 1, 0};
+        for (int64_t i = 0; i < vecs;) {
+            const int is_reset = v0 + i < G;
+            const int64_t unit = (v0 + i - (is_reset ? 0 : G)) * VEC_WIDTH;
+            const int64_t alike = is_reset && vecs > G - v0 ? G - v0 : vecs; /* r and z may share a panel */
+            const float *s = scratch + i * VEC_WIDTH;
             float *out = (is_reset ? rh : z) + unit;
             int64_t row = 0;
+            if (rows == 1 && alike - i >= 4) {
+                first_pass(4, recurrent, out, 0, s, h, by_vector, is_reset, unit, H - unit);
+                i += 4;
+                continue;
+            }
             for (; row + 4 <= rows; row += 4)
-                first_pass(4, g->recurrent_activation, out + row * padded, padded, s + row * ROW_, h + row, is_reset,
-                           unit, H - unit);
+                first_pass(4, recurrent, out + row * padded, padded, s + row * by_row.s, h + row, by_row, is_reset, unit,
+                           H - unit);
             for (; row < rows; row++)
-                first_pass(1, g->recurrent_activation, out + row * padded, padded, s + row * ROW_, h + row, is_reset,
-                           unit, H - unit);
+                first_pass(1, recurrent, out + row * padded, padded, s + row * by_row.s, h + row, by_row, is_reset, unit,
+                           H - unit);
+            i++;
         }
+        v0 += vecs;
     }
     for (int64_t row = 0; row < rows; row++)
         reset[row] = rh + row * padded;
     for (int64_t v0 = 0; v0 < G;) {
-        int64_t V = fg_panel_width(G - v0);
         const float *ahead = projected ? projected + 2 * padded : NULL;
-        int64_t together =
-            pass_panels(x, reset, ahead, projected_stride, &g->x[1], &g->h[1], v0, V, rows, scratch);
-        for (int64_t i = 0; i < together * V; i++, v0++) {
-            const float *s = scratch + (i / V) * rows * ROW_ + (i % V) * VEC_WIDTH;
-            const int64_t unit = v0 * VEC_WIDTH;
+        int64_t vecs = pass_panels(x, reset, ahead, projected_stride, &g->x[1], &g->h[1], v0, rows, scratch);
+        const next_cell by_row = {vecs * VEC_WIDTH, 1, 0};
+        for (int64_t i = 0; i < vecs;) {
+            const int64_t unit = (v0 + i) * VEC_WIDTH;
+            const float *s = scratch + i * VEC_WIDTH;
             int64_t row = 0;
+            if (rows == 1 && vecs - i >= 4) {
+                second_pass(4, act, y, s, h, z + unit, 0, by_vector, unit, H - unit);
+                i += 4;
+                continue;
+            }
             for (; row + 4 <= rows; row += 4)
-                second_pass(4, g->activation, y + row, s + row * ROW_, h + row, z + row * padded + unit, padded, unit,
+                second_pass(4, act, y + row, s + row * by_row.s, h + row, z + row * padded + unit, padded, by_row, unit,
                             H - unit);
             for (; row < rows; row++)
-                second_pass(1, g->activation, y + row, s + row * ROW_, h + row, z + row * padded + unit, padded, unit,
+                second_pass(1, act, y + row, s + row * by_row.s, h + row, z + row * padded + unit, padded, by_row, unit,
                             H - unit);
+            i++;
         }
+        v0 += vecs;
     }
 }
 

@@ -5,13 +5,7 @@ static void linear(float *const *y, const float *const *x, const fg_linear *m, i
 {
     const float *w = m->weight;
     for (int64_t v0 = 0; v0 < m->vecs;) {
-        int64_t V = fg_panel_width(m->vecs - v0), panels = 1;
-        if (V == 3) {
-            int64_t left = (m->vecs - v0) / 3; /* a last one may be narrower: only whole threes stand side by side */
-            if ((m->vecs - v0) % 3 == 1)
-                left -= 1;
-            panels = panels_together(rows, left);
-        }
+        int64_t V = fg_panel_width(m->vecs - v0), panels = panels_together(rows, m->vecs - v0, V);
         int64_t row_stride = 4 * VEC_WIDTH, last = (V - 1) * VEC_WIDTH;
         const float *start = m->start + v0 * VEC_WIDTH;
         sums io = {start, start + last, 0, V * VEC_WIDTH, 0, V * VEC_WIDTH, scratch, row_stride, rows * row_stride, last};

@@ -102,7 +102,7 @@ typedef void tiles_fn(const block *b, int64_t row, int64_t count);
 TILES(1, 1, 1) TILES(2, 1, 1) TILES(3, 1, 1) TILES(4, 1, 1)
 TILES(1, 1, 2) TILES(2, 1, 2) TILES(3, 1, 2) TILES(4, 1, 2)
 TILES(1, 1, 3) TILES(2, 1, 3) TILES(3, 1, 3) TILES(4, 1, 3)
-TILES(1, 2, 3) TILES(1, 3, 3) TILES(1, 4, 3) TILES(2, 2, 3)
+TILES(1, 2, 3) TILES(1, 3, 3) TILES(1, 4, 3) TILES(2, 2, 3) TILES(1, 2, 2)
 #if VEC_ROWS == 8
 TILES(5, 1, 1) TILES(6, 1, 1) TILES(7, 1, 1) TILES(8, 1, 1)
 TILES(5, 1, 2) TILES(6, 1, 2) TILES(7, 1, 2) TILES(8, 1, 2)
@@ -119,12 +119,16 @@ static tiles_fn *const one_panel[3][VEC_ROWS] = {
 };
 static tiles_fn *const one_row[FG_MAX_PANELS] = {tiles_1x1x3, tiles_1x2x3, tiles_1x3x3, tiles_1x4x3};
 
-/* How many panels of three vectors to take side by side: one row needs four for enough independent chains. */
-static FG_INLINE int64_t panels_together(int64_t rows, int64_t left)
+/* How many panels, the next of width V and `left` vectors of them in all, to take side by side: a single row needs four
+ * of them for enough independent chains, and none may be left over for later. */
+static FG_INLINE int64_t panels_together(int64_t rows, int64_t left, int64_t V)
 {
-    if (rows == 1)
-        return left == 5 ? 3 : left < FG_MAX_PANELS ? left : FG_MAX_PANELS;
-    return rows == 2 && left >= 2 ? 2 : 1;
+    int64_t threes = left / 3 - (left % 3 == 1);
+    if (rows == 1 && V == 3)
+        return threes == 5 ? 3 : threes < FG_MAX_PANELS ? threes : FG_MAX_PANELS;
+    if (rows == 1 && V == 2)
+        return left / 2;
+    return rows == 2 && V == 3 && threes >= 2 ? 2 : 1;
 }
 
 /* All rows, all K terms: blocks of terms outside, so that one block of weights meets every row from the L1 cache while
@@ -141,7 +145,7 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
         b.kc = K - b.k0 < step ? K - b.k0 : step;
         b.ahead = b.k0 + b.kc < K ? w + (b.k0 + b.kc) * V * VEC_WIDTH : next;
         if (rows == 1)
-            (panels == 1 ? one_panel[V - 1][0] : one_row[panels - 1])(&b, 0, 1);
+            (panels == 1 ? one_panel[V - 1][0] : V == 2 ? tiles_1x2x2 : one_row[panels - 1])(&b, 0, 1);
         else if (rows == 2 && panels == 2)
             tiles_2x2x3(&b, 0, 1);
         else
