@@ -15,7 +15,8 @@ Each NAME.keras, NAME.h5, NAME.pt, … has one NAME.expected.npz beside it:
     y0, y1, …     what the framework computed, in the order of the file's outputs
     input_names, output_names   for models that take or give dicts
     calls         "stateful": y0 is the output for x0, y1 the output for x1 after it
-    keys, crcs    every variable: "layer/weight" and the CRC-32 of its little-endian bytes
+    keys, crcs    every variable: "layer/weight" and the CRC-32 of its little-endian bytes, each NaN
+                  made np.nan
 
 PyTorch: x, h0, y, h_n (batch_first) for the GRUs; keys, crcs of every tensor for the rest.
 """
@@ -52,7 +53,9 @@ def normal(*shape: int, salt: int = 0) -> np.ndarray:
 
 
 def crc(value: Any) -> int:
-    array = np.ascontiguousarray(value)
+    array = np.array(value, order="C")
+    if array.dtype.kind in "fc":
+        array[np.isnan(array)] = np.nan  # the sign and payload of a NaN are nobody's promise
     return zlib.crc32(array.astype(array.dtype.newbyteorder("<")).tobytes())
 
 
@@ -583,11 +586,295 @@ def torch_bigru(out: Path) -> None:
     save_expected(out, "torch_bigru", versions, x=x, h0=h0, y=y, h_n=h_n)
 
 
+def torch_gru_files(out: Path) -> None:
+    """One GRU in every container: legacy, protocols 4 and 5, safetensors, whole modules."""
+    import torch
+
+    torch.manual_seed(SEED)
+    gru = torch.nn.GRU(5, 7, num_layers=2, batch_first=True)
+    x, h0 = torch.from_numpy(normal(3, 6, 5, salt=1)), torch.from_numpy(normal(2, 3, 7, salt=2))
+    with torch.no_grad():
+        y, h_n = gru(x, h0)
+    run = {"x": x, "h0": h0, "y": y, "h_n": h_n}
+    state = gru.state_dict()
+    old = {"_use_new_zipfile_serialization": False}
+    torch.save(state, out / "torch_legacy.pt", **old)
+    torch.save(state, out / "torch_legacy_protocol4.pkl", pickle_protocol=4, **old)
+    torch.save(state, out / "torch_protocol5.pt", pickle_protocol=5)
+    torch.save(gru, out / "torch_module.pt")
+    torch.save(gru, out / "torch_module_legacy.net", **old)
+    for name in ("legacy", "legacy_protocol4", "protocol5", "module", "module_legacy"):
+        save_torch(out, f"torch_{name}", state, **run)
+
+    cell = torch.nn.GRUCell(4, 6)
+    x, h = torch.from_numpy(normal(3, 4, salt=3)), torch.from_numpy(normal(3, 6, salt=4))
+    with torch.no_grad():
+        state = {f"core.cell.{key}": value for key, value in cell.state_dict().items()}
+        torch.save(state, out / "torch_cell.pt")
+        save_torch(out, "torch_cell", state, x=x, h0=h, h_n=cell(x, h))
+
+    from safetensors.torch import save_file
+
+    halves = {"half": gru.half().state_dict(), "bfloat16": gru.bfloat16().state_dict()}
+    for name, state in halves.items():
+        state = {f"rnn.{key}": value for key, value in state.items()}
+        torch.save(state, out / f"torch_{name}.pt")
+        save_torch(out, f"torch_{name}", state)
+        save_file(state, out / f"torch_st_{name}.safetensors", metadata={"format": "pt"})
+        save_torch(out, f"torch_st_{name}", state)
+
+
+def save_torch(out: Path, name: str, tensors: dict[str, Any], **run: Any) -> None:
+    """Record what `tensors` (dotted name → tensor) hold; bfloat16 and float8 as float32."""
+    import torch
+
+    def plain(tensor: Any) -> np.ndarray:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        narrow = tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype)
+        return (tensor.to(torch.float32) if narrow else tensor).numpy()
+
+    weights = checksums({key: plain(tensor) for key, tensor in tensors.items()})
+    versions = {"writer": "torch", "torch": torch.__version__}
+    save_expected(out, name, versions, **{k: np.asarray(v) for k, v in run.items()}, **weights)
+
+
+def torch_tensors(out: Path) -> None:
+    """Every dtype, and every way in which a tensor can view a storage."""
+    import torch
+
+    base = torch.from_numpy(normal(6, 8))
+    other = base.clone()
+    values = [0.0, -0.0, 1.0, -1.5, 0.0078125, 300.0, -448.0, float("inf"), float("nan")]
+    special = torch.tensor(values)
+    tensors = {
+        "view.transposed": base.t(),
+        "view.sliced": base[1:5:2, 2:7:3],
+        "view.row": base[3],
+        "view.expanded": other[:, :1].expand(6, 4),
+        "view.scalar": base[2, 2],
+        "tied.a": other,
+        "tied.b": other,
+        "empty": torch.zeros(0, 3),
+        "conj": torch.complex(base, -base).conj(),
+        "neg": torch.complex(base, base).conj().imag,
+        "parameter": torch.nn.Parameter(base[:2].clone()),
+    }
+    for name in (
+        "float16 bfloat16 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool complex64 "
+        "complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz"
+    ).split():
+        dtype = getattr(torch, name)
+        source = special if dtype.is_floating_point or dtype.is_complex else torch.arange(9)
+        tensors[f"dtype.{name}"] = source.to(dtype)
+    tensors["dtype.float8_e8m0fnu"] = torch.tensor([0.5, 1.0, 4096.0]).to(torch.float8_e8m0fnu)
+    tagged = base[4:].clone()
+    tagged.origin = "an attribute makes it _rebuild_from_type_v2"
+    tensors["tagged"] = tagged
+    torch.save(tensors, out / "torch_tensors.pt")
+    save_torch(out, "torch_tensors", tensors)
+    old = {key: value for key, value in tensors.items() if "dtype" not in key}
+    torch.save(old, out / "torch_tensors_legacy.pt", _use_new_zipfile_serialization=False)
+    save_torch(out, "torch_tensors_legacy", old)
+    torch.save(base, out / "torch_bare.pt")
+    save_torch(out, "torch_bare", {"": base})
+
+
+def torch_checkpoint(out: Path) -> None:
+    """A training checkpoint: model and optimiser, and whatever else people put there."""
+    import collections
+    import pathlib
+
+    import torch
+
+    torch.manual_seed(SEED)
+    rnn = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "head": torch.nn.Linear(4, 2)})
+    torch.nn.utils.parametrizations.weight_norm(rnn["head"])
+    optimizer = torch.optim.Adam(rnn.parameters())
+    rnn["head"](rnn["rnn"](torch.ones(5, 1, 3))[0]).sum().backward()
+    optimizer.step()
+    state, moments = rnn.state_dict(), optimizer.state_dict()
+    extra = [torch.arange(3), {"deep": torch.ones(2)}]
+    checkpoint = {
+        "epoch": 3,
+        "model": state,
+        "optimizer": moments,
+        "extra": extra,
+        "numpy": np.arange(4.0),
+        "numpy_scalar": np.float64(0.5),
+        "set": {1, 2},
+        "frozen": frozenset({1}),
+        "complex": 1 + 2j,
+        "slice": slice(1, 2),
+        "counter": collections.Counter("aab"),
+        "default": collections.defaultdict(list, {"a": [1]}),
+        "path": pathlib.PurePosixPath("/tmp/x"),
+        "args": argparse.Namespace(hidden=4, name="net"),
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+        "dtype": torch.float16,
+        "bytes": bytearray(b"abc"),
+    }
+    expected = {f"model.{key}": value for key, value in state.items()}
+    for index, moment in moments["state"].items():
+        expected |= {f"optimizer.state.{index}.{key}": value for key, value in moment.items()}
+    expected |= {"extra.0": extra[0], "extra.1.deep": extra[1]["deep"]}
+    torch.save(checkpoint, out / "torch_checkpoint.tar")
+    save_torch(out, "torch_checkpoint", expected)
+    torch.save(checkpoint, out / "torch_checkpoint_p4.pt", pickle_protocol=4)
+    save_torch(out, "torch_checkpoint_p4", expected)
+
+
+# -------------------------------------------------------------------------------------- synthetic
+
+
+def write_team_h5(path: Path, config: Any, version: str, layers: dict[str, dict[str, Any]]) -> None:
+    """Write an .h5 of keras-team Keras 2: layer → {weight name: values}, in that order."""
+    import json
+
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = version.encode()
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["model_config"] = json.dumps(config).encode()
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [name.encode() for name in layers]
+        group.attrs["keras_version"] = version.encode()
+        group.attrs["backend"] = b"tensorflow"
+        for name, weights in layers.items():
+            layer = group.create_group(name)
+            layer.attrs["weight_names"] = [weight.encode() for weight in weights]
+            for weight, value in weights.items():
+                layer.create_dataset(weight, data=value)
+
+
+def plain_config(config: Any) -> Any:
+    """A tf-keras config as keras-team wrote it: class Model, no module, no registered name."""
+    if isinstance(config, dict):
+        kept = {k: v for k, v in config.items() if k not in ("module", "registered_name")}
+        if kept.get("class_name") == "Functional":
+            kept["class_name"] = "Model"
+        return {key: plain_config(value) for key, value in kept.items()}
+    return [plain_config(item) for item in config] if isinstance(config, (list, tuple)) else config
+
+
+def synthetic_team21(out: Path) -> None:
+    """Keras 2.1: Sequential config is a list, GRU has no reset_after, hard_sigmoid."""
+    import tf_keras as keras
+
+    keras.backend.clear_session()
+    options = {"reset_after": False, "recurrent_activation": "hard_sigmoid"}
+    layers = [
+        keras.layers.GRU(5, return_sequences=True, name="gru_1", **options),
+        keras.layers.GRU(4, name="gru_2", **options),
+        keras.layers.Dense(2, name="dense_1"),
+    ]
+    model = keras.Sequential([keras.Input((6, 3)), *layers])
+    randomize(model)
+    entries = []
+    for layer in layers:
+        config = layer.get_config()
+        for key in ("reset_after", "time_major", "dtype"):
+            config.pop(key, None)
+        entries.append({"class_name": type(layer).__name__, "config": plain_config(config)})
+    entries[0]["config"]["batch_input_shape"] = [None, 6, 3]
+    stored = {
+        layer.name: {
+            f"{layer.name}/{key.split('/')[-1]}:0": np.asarray(variable)
+            for key, variable in weights_of(layer, layer.name)
+        }
+        for layer in layers
+    }
+    config = {"class_name": "Sequential", "config": entries}
+    write_team_h5(out / "syn_team21.h5", config, "2.1.4", stored)
+    save_synthetic(out, "syn_team21", keras, model, normal(4, 6, 3))
+
+
+def save_synthetic(out: Path, name: str, keras: Any, model: Any, x: Any, **own: Any) -> None:
+    versions = {
+        "writer": "h5py",
+        "computed_by": f"tf_keras {version_of(keras)}",
+        "synthetic": "built to the documented layout of a release that no longer installs",
+    }
+    weights = own or {key: np.asarray(v) for key, v in weights_of(model, "")}
+    y = model.predict(x, verbose=0)
+    save_expected(out, name, versions, **numbered("x", x), **numbered("y", y), **checksums(weights))
+
+
+def synthetic_team22_frozen(out: Path) -> None:
+    """Keras 2.2: a frozen nested model lists its trainable weights, then BatchNorm statistics."""
+    import tf_keras as keras
+
+    keras.backend.clear_session()
+    layers = keras.layers
+    gru = {"recurrent_activation": "hard_sigmoid", "reset_after": False}
+    inner = keras.Sequential(
+        [
+            keras.Input((5, 4)),
+            layers.BatchNormalization(name="bn_1"),
+            layers.Bidirectional(layers.GRU(4, return_sequences=True, name="gru_1", **gru)),
+            layers.BatchNormalization(name="bn_2"),
+        ],
+        name="inner",
+    )
+    x = keras.Input((5, 4), name="x")
+    model = keras.Model(x, layers.Dense(2, name="dense_1")(inner(x)), name="outer")
+    randomize(model)
+    config = plain_config({"class_name": "Model", "config": model.get_config()})
+    # in keras-team Keras, freezing a model sets no flag on its layers
+    found = next(e for e in config["config"]["layers"] if e["class_name"] == "Sequential")
+    found["config"]["trainable"] = False
+    inside = {key: np.asarray(v) for key, v in weights_of(inner, "")}
+    statistics = ("moving_mean", "moving_variance")
+    order = sorted(inside, key=lambda key: key.endswith(statistics))
+    names = {key: key.replace("/", "_", key.count("/") - 1) + ":0" for key in order}
+    dense = {f"dense_1/{w.name.split('/')[-1]}": np.asarray(w) for w in model.layers[-1].weights}
+    stored = {"x": {}, "inner": {names[key]: inside[key] for key in order}, "dense_1": dense}
+    write_team_h5(out / "syn_team22_frozen.h5", config, "2.2.4", stored)
+    save_synthetic(out, "syn_team22_frozen", keras, model, normal(3, 5, 4))
+
+
+def synthetic_cudnn(out: Path) -> None:
+    """CuDNNGRU's layout under its own class and, as also met, under class GRU."""
+    import tf_keras as keras
+    from tf_keras.src.saving.legacy.hdf5_format import preprocess_weights_for_loading
+
+    units, width = 4, 3
+    generator = rng(5)
+    stored = [
+        generator.uniform(-0.5, 0.5, shape).astype(np.float32)
+        for shape in ((width, 3 * units), (units, 3 * units), (6 * units,))
+    ]
+    names = ("kernel", "recurrent_kernel", "bias")
+    for kind in ("CuDNNGRU", "GRU"):
+        keras.backend.clear_session()
+        layer = keras.layers.GRU(units, return_sequences=True, name="gru")
+        model = keras.Sequential([keras.Input((6, width)), layer], name="net")
+        layer.set_weights(preprocess_weights_for_loading(layer, list(stored), "2"))
+        config = plain_config(layer.get_config())
+        if kind == "CuDNNGRU":
+            unsaid = """activation recurrent_activation use_bias dropout recurrent_dropout unroll
+                implementation reset_after time_major"""
+            config = {key: value for key, value in config.items() if key not in unsaid.split()}
+        config["batch_input_shape"] = [None, 6, width]
+        entry = {"class_name": kind, "config": config}
+        name = f"syn_cudnn_{kind.lower()}"
+        write_team_h5(
+            out / f"{name}.h5",
+            {"class_name": "Sequential", "config": {"name": "net", "layers": [entry]}},
+            "2.2.4",
+            {"gru": {f"gru/{n}:0": v for n, v in zip(names, stored, strict=True)}},
+        )
+        own = {f"gru/{n}": v for n, v in zip(names, stored, strict=True)}
+        save_synthetic(out, name, keras, model, normal(3, 6, width), **own)
+
+
 GROUPS: dict[str, list[Callable[[Path], None]]] = {
     "keras3": [group_keras3],
     "tfkeras": [group_tfkeras],
     "tf213": [group_tf213],
-    "torch": [torch_bigru],
+    "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint],
+    "synthetic": [synthetic_team21, synthetic_team22_frozen, synthetic_cudnn],
 }
 
 
