@@ -18,6 +18,7 @@ from .layers.base import Layer
 from .layers.core import Embedding, Input
 from .layers.operations import Operation, tensorflow_arguments
 from .layers.reader import MODELS, Reader
+from .layers.recurrent import RNN, Bidirectional
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Node:
 
     ``x`` is a Ref, a list or dict holding Refs, or for an `Operation` the pair (args, kwargs).
     ``outputs`` are pairs (number of the output, slot); ``free`` are slots not needed afterwards.
+    ``hides`` says that the call runs without the mask of its input (`Dialect.state_hides_mask`).
     """
 
     layer: Layer
@@ -50,6 +52,7 @@ class Node:
     mask: Any = None
     state: Any = None
     free: tuple[int, ...] = ()
+    hides: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,11 @@ class Graph:
             if not layer.ready:
                 layer.ensure_ready(x)
             state = None if node.state is None else fill(node.state, values)
-            y, mask = layer.forward(x, mask, num_threads, state)
+            if node.hides and isinstance(layer, (RNN, Bidirectional)):
+                y, _ = layer.forward(x, None, num_threads, state)
+                mask = layer.output_mask(mask)
+            else:
+                y, mask = layer.forward(x, mask, num_threads, state)
             if type(y) is list:
                 several = type(mask) is list
                 for index, slot in node.outputs:
@@ -185,7 +192,8 @@ class GraphReader:
             given = sorted((t.index, slot) for t, slot in slots.items() if (t.layer, t.call) == (layer, call))
             free = [slots[t] for t in dict.fromkeys(needed[i]) if last[t] == i and t not in kept]
             bound = [_bind(part, slots) for part in (x, mask, state)]
-            nodes.append(Node(self._layer(layer), bound[0], tuple(given), bound[1], bound[2], tuple(free)))
+            hides = state is not None and mask is None and self._reader.dialect.state_hides_mask
+            nodes.append(Node(self._layer(layer), bound[0], tuple(given), bound[1], bound[2], tuple(free), hides))
         graph = Graph(
             tuple(nodes),
             tuple(slots[t] for t in inputs),
@@ -265,9 +273,11 @@ class GraphReader:
         if isinstance(node, Mapping):
             positional, named = self._keras3(node, name)
         else:
-            positional, named = self._keras2(node, isinstance(layer, Operation))
+            positional, named = self._keras2(node)
+            if isinstance(layer, Operation):
+                named = tensorflow_arguments(layer.operation, named)
         if isinstance(layer, Operation):
-            return (positional, named), None, None
+            return (positional, layer.known(named)), None, None
         return self._arguments(layer, name, positional, named)
 
     def _arguments(self, layer: Layer, name: str, positional: list[Any], named: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -308,13 +318,12 @@ class GraphReader:
             return {str(k): self._keras3_value(v) for k, v in value.items()}
         return [self._keras3_value(v) for v in value] if isinstance(value, list) else value
 
-    def _keras2(self, node: Any, operation: bool) -> tuple[list[Any], dict[str, Any]]:
+    def _keras2(self, node: Any) -> tuple[list[Any], dict[str, Any]]:
         named: dict[str, Any] = {}
         x = self._keras2_first(node, named)
         if isinstance(x, list) and len(x) == 1 and not isinstance(node[0], str):
             x = x[0]
-        values = {str(k): self._keras2_value(v) for k, v in named.items()}
-        return [x], tensorflow_arguments(values) if operation else values
+        return [x], {str(k): self._keras2_value(v) for k, v in named.items()}
 
     def _keras2_first(self, value: Any, named: dict[str, Any]) -> Any:
         """The nested input; the kwargs that Keras 2 repeats in each leaf go into ``named``."""

@@ -67,6 +67,12 @@ class Dialect:
         return self.version >= (3, 4)
 
     @property
+    def state_hides_mask(self) -> bool:
+        """Keras 3 fills in a mask only for layers called on a single tensor: a GRU that is called
+        with an initial state runs without one (and still hands it on)."""
+        return self.version[0] >= 3
+
+    @property
     def leading_state(self) -> bool:
         """Leading masked steps give the initial state (keras-team ≤ 2.2), not 0."""
         return self.team and self.version < (2, 3)

@@ -8,6 +8,7 @@ functions; what is not in it is refused. None carries a mask on.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def _axis(axis: Any) -> Any:
 
 
 def _reduction(name: str) -> Callable[..., Array]:
-    def reduce(x: Any, axis: Any = None, keepdims: bool = False, **_: Any) -> Array:
+    def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Array:
         if name in ("mean", "sum", "prod"):
             x = as_float32(x) if np.asarray(x).dtype.kind != "i" or name == "mean" else x
         method: Callable[..., Array] = getattr(np, name)
@@ -53,104 +54,117 @@ def _reduction(name: str) -> Callable[..., Array]:
 def _activation(name: str) -> Callable[..., Array]:
     apply = function(name, NEWEST, name)
 
-    def run(x: Any, **_: Any) -> Array:
+    def run(x: Any) -> Array:
         return as_float32(x) if apply is None else apply(as_float32(x))
 
     return run
 
 
-def _divide(x: Any, y: Any, **_: Any) -> Array:
+def _gelu(x: Any, approximate: bool = True) -> Array:
+    x = as_float32(x)
+    if not approximate:
+        exact = function("gelu", NEWEST, "gelu")
+        return x if exact is None else exact(x)
+    inner = np.float32(np.sqrt(2.0 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.asarray(np.float32(0.5) * x * (1 + ops.activate(inner, "tanh")))
+
+
+def _elu(x: Any, alpha: float = 1.0) -> Array:
+    return ops.activate(as_float32(x), ("elu", float(alpha), 0.0))
+
+
+def _divide(x: Any, y: Any) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.divide(x, y))
 
 
 def _binary(operation: Callable[..., Any]) -> Callable[..., Array]:
-    def run(x: Any, y: Any, **_: Any) -> Array:
+    def run(x: Any, y: Any) -> Array:
         return np.asarray(operation(x, y))
 
     return run
 
 
 def _unary(operation: Callable[..., Any]) -> Callable[..., Array]:
-    def run(x: Any, **_: Any) -> Array:
+    def run(x: Any) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(operation(x))
 
     return run
 
 
-def _cast(x: Any, dtype: Any = "float32", **_: Any) -> Array:
+def _cast(x: Any, dtype: Any = "float32") -> Array:
     name = dtype.get("config", {}).get("name", "float32") if isinstance(dtype, Mapping) else dtype
     kind = _DTYPES.get(str(name).removeprefix("<dtype: '").removesuffix("'>"), np.float32)
     return np.asarray(x, kind)
 
 
-def _get_item(x: Array, key: Any, **_: Any) -> Array:
+def _get_item(x: Array, key: Any) -> Array:
     return np.asarray(x[tuple(key) if isinstance(key, list) else key])
 
 
-def _where(condition: Any, x1: Any = None, x2: Any = None, **_: Any) -> Array:
+def _where(condition: Any, x1: Any = None, x2: Any = None) -> Array:
     return np.asarray(np.where(np.asarray(condition, bool), x1, x2))
 
 
-def _clip(x: Any, x_min: Any = None, x_max: Any = None, **_: Any) -> Array:
+def _clip(x: Any, x_min: Any = None, x_max: Any = None) -> Array:
     return np.asarray(np.clip(x, x_min, x_max))
 
 
-def _reshape(x: Array, newshape: Any, **_: Any) -> Array:
+def _reshape(x: Array, newshape: Any) -> Array:
     shape = [-1 if n is None else int(n) for n in newshape]
     return x.reshape([x.shape[0], *shape[1:]] if shape[0] == -1 else shape)
 
 
-def _expand_dims(x: Array, axis: Any = -1, **_: Any) -> Array:
+def _expand_dims(x: Array, axis: Any = -1) -> Array:
     return np.expand_dims(x, _axis(axis))
 
 
-def _squeeze(x: Array, axis: Any = None, **_: Any) -> Array:
+def _squeeze(x: Array, axis: Any = None) -> Array:
     return np.squeeze(x, _axis(axis) if axis != [] else None)
 
 
-def _transpose(x: Array, axes: Any = None, **_: Any) -> Array:
+def _transpose(x: Array, axes: Any = None) -> Array:
     return np.transpose(x, axes)
 
 
-def _concatenate(xs: Sequence[Any], axis: int = -1, **_: Any) -> Array:
+def _concatenate(xs: Sequence[Any], axis: int = -1) -> Array:
     return np.concatenate(xs, axis=axis)
 
 
-def _stack(xs: Sequence[Any], axis: int = 0, **_: Any) -> Array:
+def _stack(xs: Sequence[Any], axis: int = 0) -> Array:
     return np.stack(xs, axis=axis)
 
 
-def _repeat(x: Any, repeats: int, axis: int | None = None, **_: Any) -> Array:
+def _repeat(x: Any, repeats: int, axis: int | None = None) -> Array:
     return np.repeat(x, repeats, axis=axis)
 
 
-def _tile(x: Any, repeats: Any, **_: Any) -> Array:
+def _tile(x: Any, repeats: Any) -> Array:
     return np.tile(x, repeats)
 
 
-def _swapaxes(x: Any, axis1: int, axis2: int, **_: Any) -> Array:
+def _swapaxes(x: Any, axis1: int, axis2: int) -> Array:
     return np.swapaxes(x, axis1, axis2)
 
 
-def _flip(x: Any, axis: Any = None, **_: Any) -> Array:
+def _flip(x: Any, axis: Any = None) -> Array:
     return np.flip(x, _axis(axis))
 
 
-def _softmax(x: Any, axis: int = -1, **_: Any) -> Array:
+def _softmax(x: Any, axis: int = -1) -> Array:
     return softmax(as_float32(x), -1 if axis is None else axis)
 
 
-def _log_softmax(x: Any, axis: int = -1, **_: Any) -> Array:
+def _log_softmax(x: Any, axis: int = -1) -> Array:
     return log_softmax(as_float32(x), axis)
 
 
-def _leaky_relu(x: Any, negative_slope: float = 0.2, **_: Any) -> Array:
+def _leaky_relu(x: Any, negative_slope: float = 0.2) -> Array:
     return ops.activate(as_float32(x), ("leaky_relu", float(negative_slope), 0.0))
 
 
-def _matmul(x: Any, y: Any, **_: Any) -> Array:
+def _matmul(x: Any, y: Any) -> Array:
     a, b = as_float32(x), as_float32(y)
     if a.ndim < 3 or b.ndim != a.ndim or a.shape[:-2] != b.shape[:-2]:
         raise ValueError(f"matmul: expected two batches of matrices, found {a.shape}, {b.shape}")
@@ -160,7 +174,7 @@ def _matmul(x: Any, y: Any, **_: Any) -> Array:
     return batched_product(left, right, None).reshape(*a.shape[:-1], b.shape[-1])
 
 
-def _identity(x: Any, **_: Any) -> Any:
+def _identity(x: Any) -> Any:
     return x
 
 
@@ -234,10 +248,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "HardSigmoid": _activation("hard_sigmoid"),
     "Softplus": _activation("softplus"),
     "Softsign": _activation("softsign"),
-    "Elu": _activation("elu"),
+    "Elu": _elu,
     "Selu": _activation("selu"),
     "Silu": _activation("silu"),
-    "Gelu": _activation("gelu"),
+    "Gelu": _gelu,
     "Identity": _identity,
     "StopGradient": _identity,
 }
@@ -335,8 +349,10 @@ _ARGUMENTS = {
     "multiples": "repeats",
     "alpha": "negative_slope",
 }
+#: TensorFlow's defaults, where they differ from Keras 3's.
+_DEFAULTS: dict[str, dict[str, Any]] = {"Concatenate": {"axis": 0}, "Gelu": {"approximate": False}}
 #: Arguments without an effect on the numbers.
-_IGNORED = ("name", "trainable", "dtype_policy", "training")
+_IGNORED = ("name", "trainable", "training")
 
 
 def constant(config: Mapping[str, Any]) -> Array:
@@ -353,10 +369,24 @@ class Operation(Layer):
         self.operation = operation
         self.parameters = dict(parameters)
         self._run = OPERATIONS[operation]
+        self._accepts = set(inspect.signature(self._run).parameters)
+        self.parameters = self.known(self.parameters)
         self.ready = True
 
     def class_name(self) -> str:
         return self.operation
+
+    def known(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """``named`` without switches that are off; an argument that would change the result and is
+        not implemented raises ValueError."""
+        kept = {k: v for k, v in named.items() if k in self._accepts}
+        for key, value in named.items():
+            if key not in kept and value is not None and value is not False:
+                raise ValueError(
+                    f"operation {self.name!r} ({self.operation}): expected the arguments "
+                    f"{sorted(self._accepts)}, found {key}={value!r}"
+                )
+        return kept
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         positional, named = x
@@ -389,13 +419,15 @@ def from_tensorflow(config: Mapping[str, Any], name: str, reader: Reader) -> Lay
     operation = _TENSORFLOW.get(symbol.split(".")[-1])
     if operation is None:
         raise _unknown(symbol, name, reader, sorted(_TENSORFLOW))
-    defaults: dict[str, Any] = {"axis": 0} if operation == "Concatenate" else {}
-    return Operation(operation, defaults, name)
+    return Operation(operation, _DEFAULTS.get(operation, {}), name)
 
 
-def tensorflow_arguments(named: Mapping[str, Any]) -> dict[str, Any]:
+def tensorflow_arguments(operation: str, named: Mapping[str, Any]) -> dict[str, Any]:
     """TensorFlow's argument names translated to those of the table."""
-    return {_ARGUMENTS.get(k, k): v for k, v in named.items() if k not in _IGNORED}
+    names = {**_ARGUMENTS, **({"x": "x1", "y": "x2"} if operation == "Where" else {})}
+    if operation == "Elu":
+        names["alpha"] = "alpha"
+    return {names.get(k, k): v for k, v in named.items() if k not in _IGNORED}
 
 
 def from_graph_node(config: Mapping[str, Any], name: str, reader: Reader) -> Layer:

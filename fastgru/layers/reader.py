@@ -64,6 +64,18 @@ MODELS = ("Sequential", "Functional", "Model")
 _CELLS = ("GRUCell", "StackedRNNCells")
 
 
+def _is_operation(entry: Mapping[str, Any], class_name: str, config: Mapping[str, Any], module: str) -> bool:
+    """Whether a Keras 3 entry is an op node, whose class may be named like a layer's (Add).
+
+    .keras files tell by the module; .h5 files leave that out, but every layer has "trainable".
+    """
+    if module:
+        return ".ops" in module and module.split(".")[0] == "keras"
+    nodes = entry.get("inbound_nodes")
+    called = isinstance(nodes, list) and nodes and isinstance(nodes[0], Mapping) and "args" in nodes[0]
+    return bool(called) and class_name in operations.OPERATIONS and "trainable" not in config
+
+
 @dataclass(frozen=True)
 class Reader:
     """Makes layers from configs: the file's dialect, its path for errors, how models are made."""
@@ -82,7 +94,7 @@ class Reader:
         """
         name, class_name, config = self._open(entry)
         module = str(entry.get("module") or "")
-        if ".ops" in module and module.split(".")[0] == "keras":
+        if _is_operation(entry, class_name, config, module):
             return operations.from_keras3(class_name, config, name, self)
         if class_name in ("TFOpLambda", "SlicingOpLambda"):
             return operations.from_tensorflow(config, name, self)

@@ -252,10 +252,12 @@ class RNN(Layer):
         y, states = self.scan(x, mask, initial_state, num_threads)
         if self.go_backwards and self.return_sequences:
             y = y[::-1] if self.time_major else y[:, ::-1]
-        out_mask = mask if self.return_sequences else None
-        if self.return_state:
-            return [y, *states], [out_mask, *([None] * len(states))]
-        return y, out_mask
+        return ([y, *states] if self.return_state else y), self.output_mask(mask)
+
+    def output_mask(self, mask: Any) -> Any:
+        """The mask of the output (of each, when states are returned) for the input's mask."""
+        own = mask if self.return_sequences else None
+        return [own, *([None] * len(self.cells))] if self.return_state else own
 
     def scan(
         self, x: Array, mask: Array | None, initial_state: Any, num_threads: int | None
@@ -568,7 +570,6 @@ class Bidirectional(Layer):
             # flips the other half, so a backwards "forward" layer flips both.
             axis = 0 if first.time_major else 1
             y, y_back = np.flip(y, axis), np.flip(y_back, axis)
-        out_mask = mask if first.return_sequences else None
         merged: Any
         if self.merge_mode == "concat":
             merged = np.concatenate([y, y_back], axis=-1)
@@ -580,13 +581,18 @@ class Bidirectional(Layer):
             merged = (y + y_back) / np.float32(2.0)
         else:
             merged = [y, y_back]
-        masks = [out_mask] * 2 if self.merge_mode is None else out_mask
-        if not first.return_state:
-            return merged, masks
-        outs = merged if isinstance(merged, list) else [merged]
-        all_states = [*states, *states_back]
-        out_masks = masks if isinstance(masks, list) else [masks]
-        return [*outs, *all_states], [*out_masks, *([None] * len(all_states))]
+        if first.return_state:
+            merged = [*(merged if isinstance(merged, list) else [merged]), *states, *states_back]
+        return merged, self.output_mask(mask)
+
+    def output_mask(self, mask: Any) -> Any:
+        """The mask of the output (of each, when there are several) for the input's mask."""
+        first = self.forward_layer
+        own = mask if first.return_sequences else None
+        masks = [own] * (2 if self.merge_mode is None else 1)
+        if first.return_state:
+            masks += [None] * (len(first.cells) + len(self.backward_layer.cells))
+        return masks if len(masks) > 1 else own
 
     def describe(self) -> str:
         mode = self.merge_mode or "both outputs"
