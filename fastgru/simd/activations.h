@@ -11,7 +11,7 @@ enum { MAX_TOGETHER = 4 };
 
 /* exp(t) = s (1 + p) with s = 2^k: k = round(t / ln 2), r = t - k ln 2 in two parts, p = r + r^2 q(r) with q the
  * degree-4 minimax polynomial of (e^r - 1 - r) / r^2 weighted for relative error (3.1e-9 for |r| <= ln(2)/2).
- * The caller keeps t in [-87.34, 87.34] and adds s and p up as suits it, with one rounding. NaN passes through p. */
+ * The caller keeps |t| at most 126 ln 2 and adds s and p up as suits it, with one rounding. NaN passes through p. */
 static FG_INLINE void exp_parts(const int n, const vec *t, vec *s, vec *p)
 {
     const vec magic = v_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
@@ -28,10 +28,10 @@ static FG_INLINE void exp_parts(const int n, const vec *t, vec *s, vec *p)
     EACH p[i] = v_fma(v_mul(r[i], r[i]), q[i], r[i]);
 }
 
-/* 1 / (1 + e^-x), the sum 1 + s + sp rounded twice. Below -87.33, where the result is no longer normal, it is 0. */
+/* 1 / (1 + e^-x), the sum 1 + s + sp rounded twice. Below -126 ln 2 = -87.3365, where the result is no longer normal, it is 0. */
 static FG_INLINE void sigmoids(const int n, vec *x)
 {
-    const vec one = v_set1(1.0f), limit = v_set1(87.33f), minus = v_set1(-87.33f);
+    const vec one = v_set1(1.0f), limit = v_set1(0x1.5d589ep+6f), minus = v_set1(-0x1.5d589ep+6f);
     vec t[MAX_TOGETHER], s[MAX_TOGETHER], p[MAX_TOGETHER];
     EACH t[i] = v_max(minus, v_min(limit, v_sub(v_zero(), x[i])));
     exp_parts(n, t, s, p);
@@ -40,17 +40,24 @@ static FG_INLINE void sigmoids(const int n, vec *x)
     EACH x[i] = v_select_lt(x[i], minus, v_zero(), t[i]);
 }
 
-/* (e^2x - 1) / (e^2x + 1) on |x|, so that it is odd and small x keep their relative accuracy; 1 from |x| = 9.25 on */
+/* On |x|, so that it is odd: 1 - 2 / (1 + e^2x), and below 0.55 x + x^3 p(x^2) with the degree-4 minimax polynomial of
+ * (tanh x / x - 1) / x^2 (1.0e-9), since a quotient of two rounded sums does not rise steadily there. 1 from 9.25 on. */
 static FG_INLINE void tanhs(const int n, vec *x)
 {
-    const vec one = v_set1(1.0f), limit = v_set1(18.5f);
-    vec t[MAX_TOGETHER], s[MAX_TOGETHER], p[MAX_TOGETHER];
-    EACH t[i] = v_abs(x[i]);
-    EACH t[i] = v_min(limit, v_add(t[i], t[i]));
+    const vec one = v_set1(1.0f), two = v_set1(2.0f), limit = v_set1(18.5f), small = v_set1(0.55f);
+    vec a[MAX_TOGETHER], t[MAX_TOGETHER], s[MAX_TOGETHER], p[MAX_TOGETHER];
+    EACH a[i] = v_abs(x[i]);
+    EACH t[i] = v_min(limit, v_add(a[i], a[i]));
     exp_parts(n, t, s, p);
-    EACH t[i] = v_fma(s[i], p[i], v_sub(s[i], one));
-    EACH s[i] = v_fma(s[i], p[i], v_add(s[i], one));
-    EACH x[i] = v_copysign(v_div(t[i], s[i]), x[i]);
+    EACH t[i] = v_fma(s[i], p[i], v_add(s[i], one));
+    EACH t[i] = v_sub(one, v_div(two, t[i]));
+    EACH s[i] = v_mul(a[i], a[i]);
+    EACH p[i] = v_fma(v_set1(-0x1.9b302ap-8f), s[i], v_set1(0x1.593d02p-6f));
+    EACH p[i] = v_fma(p[i], s[i], v_set1(-0x1.b9287ap-5f));
+    EACH p[i] = v_fma(p[i], s[i], v_set1(0x1.110d26p-3f));
+    EACH p[i] = v_fma(p[i], s[i], v_set1(-0x1.55554ap-2f));
+    EACH p[i] = v_fma(v_mul(s[i], a[i]), p[i], a[i]);
+    EACH x[i] = v_copysign(v_select_lt(a[i], small, p[i], t[i]), x[i]);
 }
 
 static FG_INLINE vec hard_sigmoid(vec x, float alpha, float beta)
