@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgru import nn, ops
+from fastgru import layers, nn, ops
 from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, get_num_threads, isa_names, set_num_threads
+from fastgru.formats import FormatError
+from fastgru.loading import load, load_state_dict
+from fastgru.models import Model, Sequential
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FormatError",
+    "Model",
+    "Sequential",
+    "build_info",
+    "get_num_threads",
+    "layers",
+    "load",
+    "load_state_dict",
+    "nn",
+    "ops",
+    "set_num_threads",
+]
 
 
 def build_info() -> dict[str, Any]:
