@@ -177,7 +177,7 @@ def _score_model(model: Model, arguments: argparse.Namespace) -> int:
         y = model.predict(x[0] if len(x) == 1 else x, num_threads=arguments.num_threads, **padding)
         return y if isinstance(y, dict) else dict(zip(keys, _listed(y), strict=True))
 
-    rows = max(1, table.rows) if model.stateful else arguments.batch_size
+    rows = max(1, table.rows) if model.one_batch else arguments.batch_size
     _score_chunks(run, table.chunks(rows), table.rows, arguments)
     return 0
 

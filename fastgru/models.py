@@ -12,7 +12,9 @@ import numpy as np
 
 from . import formats
 from .formats import FormatError, ModelFile
-from .graph import Graph, GraphReader, Ref, chain, leaves
+from .functional import GraphReader
+from .graph import Graph, Ref, chain, leaves
+from .inputs import input_arrays, input_masks
 from .layers.base import NEWEST, Array, Dialect, Layer, Shape
 from .layers.core import Embedding, Identity, Input
 from .layers.reader import Reader
@@ -47,6 +49,7 @@ class Model(Layer):
         self.output_names = tuple(output_names)
         self._output_keys = None if output_keys is None else tuple(output_keys)
         self._entry: dict[str, Any] | None = None
+        self._one_batch: bool | None = None
         #: Where the model came from; empty for one made by hand.
         self.format = ""
         self.version = ""
@@ -150,7 +153,7 @@ class Model(Layer):
         rows = inputs[0].shape[0]
         masks = [None] * len(inputs)
         if lengths is not None or mask is not None:
-            masks = self._masks(inputs, lengths, mask)
+            masks = input_masks(inputs, lengths, mask, self.inputs)
         step = self._rows_at_once(inputs, batch_size)
         if rows <= step and not verbose:
             outputs = self.graph.run(inputs, masks, num_threads)[0]
@@ -197,7 +200,7 @@ class Model(Layer):
             if batch_size < 1:
                 raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
             return int(batch_size)
-        if self.stateful:
+        if self.one_batch:
             return max(1, len(inputs[0]))
         size: int = max(1, *(v.size // max(1, len(v)) for v in inputs))
         return min(_CHUNK_ROWS, max(64, _CHUNK_ELEMENTS // size))
@@ -207,47 +210,19 @@ class Model(Layer):
         """Whether a layer keeps its state from one call to the next."""
         return any(getattr(layer, "stateful", False) for layer in walk(self))
 
+    @property
+    def one_batch(self) -> bool:
+        """Whether rows cannot be scored in parts: stateful layers, or time on the first axis."""
+        if self._one_batch is None:
+            layers = list(walk(self))
+            self._one_batch = self.stateful or any(getattr(v, "time_major", False) for v in layers)
+        return self._one_batch
+
     # -- inputs ----------------------------------------------------------------------------
 
     def _inputs(self, x: Any) -> list[Array]:
         """One checked array per input."""
-        given = self._given(x, "x")
-        arrays = [_input_array(value, end) for value, end in zip(given, self.inputs, strict=True)]
-        for array, end in zip(arrays, self.inputs, strict=True):
-            if array.shape[0] != arrays[0].shape[0]:
-                raise ValueError(
-                    f"x: expected one number of rows for all inputs, found {arrays[0].shape[0]} "
-                    f"and {array.shape[0]} in {end.name!r}"
-                )
-        return arrays
-
-    def _given(self, x: Any, what: str) -> list[Any]:
-        """The parts of a list or dict in the model's order."""
-        names = [end.name for end in self.inputs]
-        if isinstance(x, Mapping):
-            missing = [name for name in names if name not in x]
-            unknown = [str(key) for key in x if key not in names]
-            if missing or unknown:
-                raise ValueError(f"{what}: expected the inputs {names}, found {list(x)}")
-            return [x[name] for name in names]
-        if len(names) == 1:
-            if isinstance(x, (list, tuple)) and len(x) == 1 and hasattr(x[0], "shape"):
-                rank = None if self.inputs[0].shape is None else len(self.inputs[0].shape) + 1
-                if rank is None or len(x[0].shape) >= rank:
-                    return [x[0]]
-            return [x]
-        if not isinstance(x, (list, tuple)) or len(x) != len(names):
-            found = f"{len(x)} of them" if isinstance(x, (list, tuple)) else type(x).__name__
-            raise ValueError(f"{what}: expected a list or dict of the inputs {names}, found {found}")
-        return list(x)
-
-    def _masks(self, inputs: list[Array], lengths: Any, mask: Any) -> list[Any]:
-        if lengths is not None and mask is not None:
-            raise ValueError("expected at most one of lengths and mask, found both")
-        what = "mask" if lengths is None else "lengths"
-        given = self._given(mask if lengths is None else lengths, what)
-        make = _mask_array if lengths is None else _mask_of_lengths
-        return [None if value is None else make(value, array) for value, array in zip(given, inputs, strict=True)]
+        return input_arrays(x, self.inputs)
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         """As a layer of another model: outputs in the order of the config, with their masks."""
@@ -344,6 +319,7 @@ class Sequential(Model):
         self.graph = chain(list(self._layers.values()))
         self.output_names = (layer.name,)
         self.inputs[0].exact = True
+        self._one_batch = None
 
     def get_config(self) -> dict[str, Any]:
         entries = [
@@ -438,45 +414,6 @@ def _indented(model: Model, depth: int = 0) -> Iterator[tuple[int, Layer]]:
         yield depth, layer
         if isinstance(layer, Model):
             yield from _indented(layer, depth + 1)
-
-
-def _input_array(value: Any, end: Input) -> Array:
-    """``value`` as an array of the rank that the input declares, as Keras adjusts it."""
-    array: Array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"input {end.name!r}: expected numbers, found {array.dtype}")
-    if end.shape is not None:
-        rank = len(end.shape) + 1
-        if array.ndim == rank + 1 and array.shape[-1] == 1:
-            array = array[..., 0]
-        elif array.ndim == rank - 1 and end.shape and end.shape[-1] == 1:
-            array = array[..., None]
-        if array.ndim != rank:
-            raise ValueError(f"input {end.name!r}: expected {(None, *end.shape)}, found {array.shape}")
-    if array.ndim == 0:
-        raise ValueError(f"input {end.name!r}: expected a batch of rows, found one number")
-    return end.cast(array)
-
-
-def _mask_array(mask: Any, x: Array) -> Array:
-    array = np.asarray(mask)
-    if array.shape != x.shape[:2] or x.ndim < 2:
-        raise ValueError(f"mask: expected {x.shape[:2]}, found {array.shape}")
-    if array.dtype.kind not in "biu":
-        raise TypeError(f"mask: expected booleans, found {array.dtype}")
-    return array.astype(bool)
-
-
-def _mask_of_lengths(lengths: Any, x: Array) -> Array:
-    array = np.asarray(lengths)
-    if x.ndim < 2 or array.shape != x.shape[:1]:
-        raise ValueError(f"lengths: expected {x.shape[:1]}, found {array.shape}")
-    whole = array.dtype.kind in "iu" or bool((np.isfinite(array) & (array == np.trunc(array))).all())
-    if not whole:
-        raise ValueError("lengths: expected whole numbers, found fractions, NaN or inf")
-    if array.size and (array.min() < 0 or array.max() > x.shape[1]):
-        raise ValueError(f"lengths: expected 0 … {x.shape[1]}, found {array.min()} … {array.max()}")
-    return np.asarray(np.arange(x.shape[1]) < array[:, None])
 
 
 def _result(y: Any, inputs: list[Array]) -> Array:

@@ -2,11 +2,13 @@
 
 from .activations import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax, ThresholdedReLU
 from .base import Dialect, Layer
+from .bidirectional import Bidirectional
+from .cells import GRUCell, StackedRNNCells
 from .core import Dense, Dropout, Embedding, Identity, Input, Masking, TimeDistributed
 from .merge import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
 from .normalization import BatchNormalization, LayerNormalization
 from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
-from .recurrent import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
+from .recurrent import GRU, RNN
 from .shaping import Flatten, Permute, RepeatVector, Reshape
 
 __all__ = [

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..formats.untrusted import FormatError
-from . import activations, core, merge, normalization, operations, pooling, recurrent, shaping
+from . import (
+    activations,
+    bidirectional,
+    cells,
+    core,
+    merge,
+    normalization,
+    operations,
+    pooling,
+    recurrent,
+    shaping,
+    tensorflow_operations,
+)
 from .base import Dialect, Layer
 
 #: Where Keras' own classes live; another module means a class of the model's author.
@@ -31,7 +43,7 @@ LAYERS: dict[str, Factory] = {
     "GRU": recurrent.GRU.from_config,
     "CuDNNGRU": recurrent.GRU.from_cudnn_config,
     "RNN": recurrent.RNN.from_config,
-    "Bidirectional": recurrent.Bidirectional.from_config,
+    "Bidirectional": bidirectional.Bidirectional.from_config,
     "Activation": activations.Activation.from_config,
     "ReLU": activations.ReLU.from_config,
     "LeakyReLU": activations.LeakyReLU.from_config,
@@ -97,9 +109,9 @@ class Reader:
         if _is_operation(entry, class_name, config, module):
             return operations.from_keras3(class_name, config, name, self)
         if class_name in ("TFOpLambda", "SlicingOpLambda"):
-            return operations.from_tensorflow(config, name, self)
+            return tensorflow_operations.from_tensorflow(config, name, self)
         if class_name == "TensorFlowOpLayer":
-            return operations.from_graph_node(config, name, self)
+            return tensorflow_operations.from_graph_node(config, name, self)
         self._refuse_foreign(entry, name, class_name, module)
         try:
             if class_name in MODELS:
@@ -123,23 +135,23 @@ class Reader:
             )
         return layer
 
-    def cell(self, entry: Any) -> recurrent.GRUCell | recurrent.StackedRNNCells:
+    def cell(self, entry: Any) -> cells.GRUCell | cells.StackedRNNCells:
         """The cell, or stack of cells, of an RNN layer."""
         if isinstance(entry, list):
-            return recurrent.StackedRNNCells([self._single(e) for e in entry])
+            return cells.StackedRNNCells([self._single(e) for e in entry])
         name, class_name, config = self._open(entry)
         if class_name == "StackedRNNCells":
-            cells = [self._single(e) for e in config.get("cells", ())]
-            return recurrent.StackedRNNCells(cells, name)
+            stack = [self._single(e) for e in config.get("cells", ())]
+            return cells.StackedRNNCells(stack, name)
         return self._single(entry)
 
-    def _single(self, entry: Any) -> recurrent.GRUCell:
+    def _single(self, entry: Any) -> cells.GRUCell:
         name, class_name, config = self._open(entry)
         if class_name != "GRUCell":
             raise FormatError(
                 f"{self.path}: cell {name!r} is a {class_name}; RNN here runs {_CELLS[0]} and {_CELLS[1]} of them"
             )
-        return recurrent.GRUCell.from_config(config, self)
+        return cells.GRUCell.from_config(config, self)
 
     def activation(self, value: Any) -> Any:
         """A function's name, or the layer where the activation is one (LeakyReLU() and such)."""
