@@ -12,9 +12,7 @@ import numpy as np
 
 from . import formats
 from .formats import FormatError, ModelFile
-from .functional import GraphReader
-from .graph import Graph, Ref, chain, leaves
-from .inputs import input_arrays, input_masks
+from .graph import Graph, GraphReader, Ref, chain, input_arrays, input_masks, leaves
 from .layers.base import NEWEST, Array, Dialect, Layer, Shape
 from .layers.core import Embedding, Identity, Input
 from .layers.reader import Reader

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .formats.untrusted import FormatError
-from .graph import Graph, Node, Ref, leaves
-from .layers.base import Layer
-from .layers.core import Input
-from .layers.operations import Operation
-from .layers.reader import MODELS, Reader
-from .layers.tensorflow_operations import tensorflow_arguments
+from ..formats.untrusted import FormatError
+from ..layers.base import Layer
+from ..layers.core import Input
+from ..layers.operations import Operation
+from ..layers.reader import MODELS, Reader
+from ..layers.tensorflow_operations import tensorflow_arguments
+from .plan import Graph, Node, Ref, leaves
 
 
 @dataclass(frozen=True)

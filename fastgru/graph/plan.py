@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .layers.base import Layer
-from .layers.bidirectional import Bidirectional
-from .layers.recurrent import RNN
+from ..layers.base import Layer
+from ..layers.bidirectional import Bidirectional
+from ..layers.recurrent import RNN
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .layers.base import Array
-from .layers.core import Input
+from ..layers.base import Array
+from ..layers.core import Input
 
 
 def input_arrays(x: Any, ends: Sequence[Input]) -> list[Array]:
@@ -97,5 +97,3 @@ def _mask_of_lengths(lengths: Any, x: Array) -> Array:
     if array.size and (array.min() < 0 or array.max() > x.shape[1]):
         raise ValueError(f"lengths: expected 0 … {x.shape[1]}, found {array.min()} … {array.max()}")
     return np.asarray(np.arange(x.shape[1]) < array[:, None])
-
-

@@ -1,0 +1,17 @@
+"""What a model runs: the plan of its calls, how a functional config becomes one, what inputs fit."""
+
+from .functional import Functional, GraphReader
+from .inputs import input_arrays, input_masks
+from .plan import Graph, Node, Ref, chain, leaves
+
+__all__ = [
+    "Functional",
+    "Graph",
+    "GraphReader",
+    "Node",
+    "Ref",
+    "chain",
+    "input_arrays",
+    "input_masks",
+    "leaves",
+]
