@@ -7,7 +7,7 @@ compared with each other. Every engine gets its own best conditions: PyTorch and
 work in, ONNX Runtime bound inputs and outputs (nothing is copied or allocated in a call), fastgru the batch-first
 layout of most data and a Python call that allocates its result.
 
-    python benchmarks/floor.py [--threads 1 2] [--seconds 1.0] [--json FILE]
+    python benchmarks/floor.py [--threads 1 2] [--seconds 1.0] [--json FILE] [--readme FILE]
 """
 
 from __future__ import annotations
@@ -296,6 +296,24 @@ def print_ratios(rows: list[dict[str, Any]]) -> None:
         print(text + ("" if row["good"] else "   MISSED"))
 
 
+BEGIN, END = "<!-- table of benchmarks/floor.py -->", "<!-- end of table -->"
+
+
+def write_table(page: Path, header: str, rows: list[dict[str, Any]], engines: list[str]) -> None:
+    """Put the comparison between the markers of a page, in the order of CASES."""
+    text = page.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    lines = ["| threads | case (N, T, I, H) | " + " | ".join(engines) + " | fastest other / fastgru |"]
+    lines.append("|---" * (len(engines) + 3) + "|")
+    for row in sorted(rows, key=lambda r: (r["threads"], CASES.index(Case(**r["case"])))):
+        name, *sizes = row["case"].values()
+        cells = [str(row["threads"]), f"{name} {', '.join(map(str, sizes))}"]
+        cells += [f"{row['ms'][engine][1]:.3g}" for engine in engines]
+        lines.append("| " + " | ".join([*cells, f"{row['ratio']:.2f}" if row["ratio"] else ""]) + " |")
+    table = "\n".join([BEGIN, f"Median ms of a call. {header}", "", *lines, END])
+    page.write_text(before + table + after, encoding="utf-8")
+
+
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -310,6 +328,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, available)}))
     parser.add_argument("--seconds", type=float, default=1.0, help="for each engine and case (default: 1.0)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file too")
+    parser.add_argument("--readme", type=Path, help="write the table between the markers of this page too")
     arguments = parser.parse_args()
     engines = [engine for engine, module in PACKAGES.items() if importlib.util.find_spec(module)]
     if "ONNX Runtime" in engines and not importlib.util.find_spec("onnx"):
@@ -321,8 +340,11 @@ def main() -> None:
     versions = {engine: importlib.metadata.version(PACKAGES[engine]) for engine in engines if engine != "fastgru"}
     versions = {"fastgru": f"{fastgru.__version__} ({fastgru.build_info()['isa']})"} | versions
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    print(f"\n{processor()}, {available} processors, load {load} at the start; Python {platform.python_version()}; "
-          + ", ".join(f"{name} {version}" for name, version in versions.items()))  # fmt: skip
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    header = (
+        f"{processor()}, {available} processors, load {load} at the start; Python {platform.python_version()}; {named}."
+    )
+    print(f"\n{header}")
     for engine in PACKAGES.keys() - set(engines):
         print(f"{engine} is not installed (or onnx for ONNX Runtime): pip install 'fastgru[bench]'")
     results: dict[str, Any] = {"versions": versions, "processor": processor(), "compared": []}
@@ -334,6 +356,8 @@ def main() -> None:
     print_ratios(results["own"])
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if arguments.readme:
+        write_table(arguments.readme, header, results["compared"], engines)
 
 
 if __name__ == "__main__":
