@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastgru import ops
-from fastgru.checks import F32, check_lengths, float32
+from fastgru._core.stack import Stack
+from fastgru.checks import F32, as_array, check_lengths, float32
 from fastgru.ops import Activation, PackedGRU
 
 __all__ = ["GRU", "GRUCell"]
@@ -132,15 +133,13 @@ class GRU(_Weights):
         return f"GRU({self.input_size}, {self.hidden_size}{extra}, batch_first={self.batch_first})"
 
     def _pack(self) -> None:
-        self._layers = [
-            self._packed(
-                suffix,
-                reset_after=self.reset_after,
-                activation=self.activation,
-                recurrent_activation=self.recurrent_activation,
-            )
-            for suffix in self._suffixes
-        ]
+        variant = {
+            "reset_after": self.reset_after,
+            "activation": self.activation,
+            "recurrent_activation": self.recurrent_activation,
+        }
+        layers = [self._packed(suffix, **variant) for suffix in self._suffixes]
+        self._stack = Stack(layers, 2 if self.bidirectional else 1)
 
     def __call__(
         self, x: Any, h0: Any = None, lengths: Any = None, *, num_threads: int | None = None
@@ -165,41 +164,24 @@ class GRU(_Weights):
         TypeError, ValueError
             Naming the argument, what was expected and what was found.
         """
-        a = x if isinstance(x, np.ndarray) else np.asarray(x)
-        single = a.ndim == 2
-        batch_first = bool(self.batch_first)
-        if single:
-            a, batch_first = a[None], True
-        a = float32(a, "x", ("N", "T", self.input_size) if batch_first else ("T", "N", self.input_size))
-        rows, steps = a.shape[:2] if batch_first else a.shape[1::-1]
-        layers, hidden = len(self._layers), self.hidden_size
+        if lengths is None:
+            result = self._stack.run(x, h0, None, self.batch_first, num_threads)
+            if result is not None:
+                return result
+        a = as_array(x, "x")
+        single, shape = a.ndim == 2, ("N", "T") if self.batch_first else ("T", "N")
+        a = float32(a, "x", (("T",) if single else shape) + (self.input_size,))
+        rows, steps = (1, a.shape[0]) if single else a.shape[:2] if self.batch_first else a.shape[1::-1]
         if h0 is not None:
-            h0 = float32(h0, "h0", (layers, hidden) if single else (layers, rows, hidden)).reshape(layers, rows, hidden)
+            layers, hidden = len(self._suffixes), self.hidden_size
+            h0 = float32(h0, "h0", (layers, hidden) if single else (layers, rows, hidden))
         if lengths is not None:
             if single:
                 raise ValueError("lengths: expected None for one sequence (2-D x): give x[:length] instead")
             lengths = check_lengths(lengths, rows, steps)
-        directions = 2 if self.bidirectional else 1
-        h_n = np.empty((layers, rows, hidden), np.float32)
-        y = a
-        for i in range(0, layers, directions):
-            y = np.empty((*a.shape[:2], directions * hidden), np.float32)
-            for d in range(directions):
-                self._layers[i + d].run(
-                    a,
-                    None if h0 is None else h0[i + d],
-                    y if directions == 1 else y[:, :, d * hidden : (d + 1) * hidden],
-                    h_n[i + d],
-                    lengths,
-                    None,
-                    None,
-                    not batch_first,
-                    d == 1,
-                    False,
-                    num_threads,
-                )
-            a = y
-        return (y[0], h_n[:, 0]) if single else (y, h_n)
+        result = self._stack.run(a, h0, lengths, self.batch_first, num_threads)
+        assert result is not None
+        return result
 
 
 class GRUCell(_Weights):
@@ -232,21 +214,23 @@ class GRUCell(_Weights):
         return f"GRUCell({self.input_size}, {self.hidden_size})"
 
     def _pack(self) -> None:
-        self._layer = self._packed(
+        layer = self._packed(
             "",
             reset_after=self.reset_after,
             activation=self.activation,
             recurrent_activation=self.recurrent_activation,
         )
+        self._stack = Stack([layer], 1)
 
     def __call__(self, x: Any, h: Any = None, *, num_threads: int | None = None) -> F32:
         """x (N, I) or (I,), h (N, H) or (H,) or None for zeros -> h' of h's shape, float32."""
-        a = x if isinstance(x, np.ndarray) else np.asarray(x)
+        a = as_array(x, "x")
         single = a.ndim == 1
-        a = float32(a[None] if single else a, "x", ("N", self.input_size))
-        rows, hidden = a.shape[0], self.hidden_size
+        a = float32(a, "x", (self.input_size,) if single else ("N", self.input_size))
         if h is not None:
-            h = float32(h, "h", (hidden,) if single else (rows, hidden)).reshape(rows, hidden)
-        h_n = np.empty((rows, hidden), np.float32)
-        self._layer.run(a[:, None], h, None, h_n, num_threads=num_threads)
-        return h_n[0] if single else h_n
+            h = float32(h, "h", (self.hidden_size,) if single else (a.shape[0], self.hidden_size))[None]
+        # one step of a stack of one: (T=1, N, I), or (T=1, I)
+        result = self._stack.run(a[None], h, None, False, num_threads)
+        assert result is not None
+        new_h: F32 = result[1][0]
+        return new_h

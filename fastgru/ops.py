@@ -16,7 +16,7 @@ from fastgru._core import dense as _dense
 from fastgru._core.dense import PackedDense
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_activation
-from fastgru.checks import F32, I64, check_lengths, check_mask, check_offsets, float32, output
+from fastgru.checks import F32, I64, as_array, check_lengths, check_mask, check_offsets, float32, output
 
 Activation = str | tuple[str, float, float] | tuple[str, float] | tuple[str]
 
@@ -248,7 +248,7 @@ def dense(x: Any, packed: PackedDense, *, num_threads: int | None = None) -> F32
     """x Wᵀ + b: x (..., K) -> float32 (..., M), with the result of `pack_dense`."""
     if not isinstance(packed, PackedDense):
         raise TypeError(f"packed: expected the result of pack_dense, found {type(packed).__name__}")
-    a = x if isinstance(x, np.ndarray) else np.asarray(x)
+    a = as_array(x, "x")
     a = float32(a, "x", (*a.shape[:-1], packed.input_size) if a.ndim else ("...", packed.input_size))
     rows = np.ascontiguousarray(a).reshape(-1, packed.input_size)
     y = np.empty((rows.shape[0], packed.output_size), np.float32)
@@ -258,7 +258,7 @@ def dense(x: Any, packed: PackedDense, *, num_threads: int | None = None) -> F32
 
 def activate(x: Any, activation: Activation, *, _isa: str | None = None) -> F32:
     """An activation (as in `pack_gru`) of every element: an array of any shape -> a new float32 array of that shape."""
-    a = np.asarray(x)
+    a = as_array(x, "x")
     a = np.ascontiguousarray(float32(a.reshape(-1), "x", ("n",))).reshape(a.shape)
     y = np.empty(a.shape, np.float32)
     _dense.activate(a, y, activation, _isa)

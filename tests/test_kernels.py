@@ -144,7 +144,7 @@ def test_fastgru_isa_forces_an_isa(isa: str) -> None:
 import numpy as np, fastgru
 from fastgru import ops
 p, d = ops.pack_gru(np.ones((3, 1)), np.ones((3, 1))), ops.pack_dense(np.ones((1, 1)))
-print(fastgru.build_info()["isa"], p.isa, d.isa, fastgru.nn.GRU(1, 1)._layers[0].isa)
+print(fastgru.build_info()["isa"], p.isa, d.isa, fastgru.nn.GRU(1, 1)._stack.layers[0].isa)
 """
     assert output_of(code, FASTGRU_ISA=isa).split() == [isa] * 4
 

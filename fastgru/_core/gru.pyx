@@ -17,26 +17,6 @@ from fastgru._core.packing import gate_lanes, pack_panels, pack_vector
 cnp.import_array()
 
 
-# What one call works on. Strides count floats. Row i's step t of x lies at x + x_row(i) + t * x_time, and y likewise.
-cdef struct Job:
-    const fg_table *table
-    const fg_gru *gru
-    const float *x
-    const float *h0            # (N, H), NULL: zeros
-    float *y                   # NULL: only the last states are wanted
-    float *h_n                 # (N, H)
-    int64_t rows, steps        # N and T; T is not read where offsets are given
-    int64_t x_row, x_time, y_row, y_time, h0_row, hn_row
-    const int64_t *offsets     # (N+1) first step of each row in x and y, or NULL
-    const int64_t *lengths     # (N) steps of each row, or NULL: all T
-    const int64_t *valid       # (N, T) the first lengths[i] entries name row i's valid steps, or NULL: 0, 1, 2, ...
-    const int64_t *order       # (N) rows, longest first, or NULL: as they come
-    bint reverse
-    bint repeat                # at padded steps y repeats the previous output (Keras), else it is 0
-    int64_t slots              # rows worked on side by side
-    int64_t workspace          # floats of one thread
-
-
 cdef inline int64_t length_of(const Job *j, int64_t row) noexcept nogil:
     if j.offsets != NULL:
         return j.offsets[row + 1] - j.offsets[row]
@@ -195,17 +175,18 @@ cdef int64_t choose_slots(const Job *j, int64_t longest, double total, int64_t t
     return min(round_up((rows + blocks - 1) // blocks, j.table.tile_rows), FG_MAX_ROWS)
 
 
+cdef object longest_first(object lengths):
+    """Row numbers int64 (N), the longest first; None where all are equally long and need no order."""
+    if lengths.min() == lengths.max():
+        return None
+    return np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+
+
 cdef class PackedGRU:
     """Weights of one GRU layer and direction in the layout of one instruction set. Made by `fastgru.ops.pack_gru`.
 
     Read-only, and safe to use from several threads at once.
     """
-
-    cdef fg_gru gru
-    cdef const fg_table *table
-    cdef tuple arrays                      # what the pointers in `gru` point into
-    cdef readonly str isa
-    cdef readonly object activation, recurrent_activation
 
     def __init__(self, weight_ih, weight_hh, bias_ih, bias_hh, bint reset_after, activation, recurrent_activation, isa):
         """Float32 weights in convention K, already validated: (3H, I), (3H, H), (3H) or None, (3H) or None."""
@@ -282,64 +263,66 @@ cdef class PackedGRU:
         """
         cdef Job j
         cdef cnp.ndarray xa = x, ya, ha, hn = h_n
-        cdef int64_t longest, threads, k, n
+        cdef int64_t longest
         cdef double total
-        cdef float *room
         cdef int batch = 1 if time_major else 0
         order = None
-        j.table, j.gru = self.table, &self.gru
+        memset(&j, 0, sizeof(Job))
         j.x = <const float *>cnp.PyArray_DATA(xa)
         j.h_n, j.hn_row = <float *>cnp.PyArray_DATA(hn), cnp.PyArray_STRIDE(hn, 0) // 4
         j.rows = cnp.PyArray_DIM(hn, 0)
-        j.h0, j.h0_row, j.y, j.y_row, j.y_time = NULL, 0, NULL, 0, 0
-        j.lengths, j.valid, j.order, j.offsets = NULL, NULL, NULL, NULL
         j.reverse, j.repeat = reverse, repeat
+        if j.rows == 0:
+            return
         if h0 is not None:
             ha = h0
             j.h0, j.h0_row = <const float *>cnp.PyArray_DATA(ha), cnp.PyArray_STRIDE(ha, 0) // 4
-        if offsets is None:
-            j.steps = longest = cnp.PyArray_DIM(xa, 1 - batch)
-            j.x_row, j.x_time = cnp.PyArray_STRIDE(xa, batch) // 4, cnp.PyArray_STRIDE(xa, 1 - batch) // 4
-            total = <double>j.rows * <double>j.steps
-        else:
-            j.offsets = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
-            j.steps, j.x_row, j.x_time = 0, 0, cnp.PyArray_STRIDE(xa, 0) // 4
-            lengths_now = np.diff(offsets)
         if y is not None:
             ya = y
             j.y = <float *>cnp.PyArray_DATA(ya)
-            if offsets is None:
+        if offsets is not None:
+            j.offsets = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
+            j.x_time = cnp.PyArray_STRIDE(xa, 0) // 4
+            j.y_time = cnp.PyArray_STRIDE(ya, 0) // 4 if y is not None else 0
+            counts = np.diff(offsets)
+        else:
+            j.steps = longest = cnp.PyArray_DIM(xa, 1 - batch)
+            total = <double>j.rows * <double>j.steps
+            j.x_row, j.x_time = cnp.PyArray_STRIDE(xa, batch) // 4, cnp.PyArray_STRIDE(xa, 1 - batch) // 4
+            if y is not None:
                 j.y_row, j.y_time = cnp.PyArray_STRIDE(ya, batch) // 4, cnp.PyArray_STRIDE(ya, 1 - batch) // 4
-            else:
-                j.y_time = cnp.PyArray_STRIDE(ya, 0) // 4
-        if lengths is not None:
-            lengths_now = lengths
-            j.lengths = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lengths)
-            if valid is not None:
-                j.valid = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>valid)
-        if j.rows == 0:
-            return
-        if offsets is not None or lengths is not None:
-            longest, total = lengths_now.max(), lengths_now.sum()
-            if lengths_now.min() < longest:
-                order = np.argsort(-lengths_now, kind="stable").astype(np.int64, copy=False)
-                j.order = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>order)
-        threads = threads_for(num_threads, j.rows, total * 3 * j.gru.hidden_size * (j.gru.hidden_size + j.gru.input_size))
-        j.slots = choose_slots(&j, longest, total, threads)
-        n = self._workspace(j.y == NULL, j.slots, longest)
-        j.workspace = n
-        room = <float *>malloc(<size_t>(n * threads + 16) * sizeof(float))
-        if room == NULL:
-            raise MemoryError(f"no room for {4 * n * threads} bytes of workspace")
+            counts = lengths
+            if lengths is not None:
+                j.lengths = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lengths)
+                if valid is not None:
+                    j.valid = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>valid)
+        if counts is not None:
+            longest, total = counts.max(), counts.sum()
+            order = longest_first(counts)
+            j.order = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>order) if order is not None else NULL
+        self.execute(&j, longest, total, num_threads)
+
+    cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1:
+        """Do a job whose table, gru, slots and workspace are not set yet; `total` steps in all, `longest` in one row."""
+        cdef int64_t H = self.gru.hidden_size, threads, k, room
+        cdef float *memory
+        j.table, j.gru = self.table, &self.gru
+        threads = threads_for(num_threads, j.rows, total * 3 * H * (H + self.gru.input_size))
+        j.slots = choose_slots(j, longest, total, threads)
+        j.workspace = room = self.workspace(j.y == NULL, j.slots, longest)
+        memory = <float *>malloc(<size_t>(room * threads + 16) * sizeof(float))
+        if memory == NULL:
+            raise MemoryError(f"no room for {4 * room * threads} bytes of workspace")
         with nogil:
             if threads == 1:               # no parallel region at all: safe after a fork, and inside other runtimes
-                run_thread(&j, 0, 1, <float *>aligned(room))
+                run_thread(j, 0, 1, <float *>aligned(memory))
             else:
                 for k in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                    run_thread(&j, k, threads, <float *>aligned(room))
-            free(room)
+                    run_thread(j, k, threads, <float *>aligned(memory))
+            free(memory)
+        return 0
 
-    cdef int64_t _workspace(self, bint states, int64_t slots, int64_t longest) noexcept:
+    cdef int64_t workspace(self, bint states, int64_t slots, int64_t longest) noexcept:
         """Floats that run_rows needs: scratch, a row of zeros, states without y, inputs projected ahead."""
         cdef int64_t H = self.gru.hidden_size, W = self.table.width
         cdef int64_t n = round_up(fg_step_scratch(W, H, self.gru.reset_after), 16) + round_up(H, 16)

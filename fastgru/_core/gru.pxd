@@ -1,0 +1,36 @@
+from libc.stdint cimport int64_t
+
+from fastgru._core.table cimport fg_gru, fg_table
+
+# What one call works on. Strides count floats. Row i's step t of x lies at x + x_row(i) + t * x_time, and y likewise.
+cdef struct Job:
+    const fg_table *table
+    const fg_gru *gru
+    const float *x
+    const float *h0            # (N, H), NULL: zeros
+    float *y                   # NULL: only the last states are wanted
+    float *h_n                 # (N, H)
+    int64_t rows, steps        # N and T; T is not read where offsets are given
+    int64_t x_row, x_time, y_row, y_time, h0_row, hn_row
+    const int64_t *offsets     # (N+1) first step of each row in x and y, or NULL
+    const int64_t *lengths     # (N) steps of each row, or NULL: all T
+    const int64_t *valid       # (N, T) the first lengths[i] entries name row i's valid steps, or NULL: 0, 1, 2, ...
+    const int64_t *order       # (N) rows, longest first, or NULL: as they come
+    bint reverse
+    bint repeat                # at padded steps y repeats the previous output (Keras), else it is 0
+    int64_t slots              # rows worked on side by side
+    int64_t workspace          # floats of one thread
+
+
+cdef class PackedGRU:
+    cdef fg_gru gru
+    cdef const fg_table *table
+    cdef tuple arrays                      # what the pointers in `gru` point into
+    cdef readonly str isa
+    cdef readonly object activation, recurrent_activation
+
+    cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1
+    cdef int64_t workspace(self, bint states, int64_t slots, int64_t longest) noexcept
+
+
+cdef object longest_first(object lengths)
