@@ -67,7 +67,10 @@ class Model(Layer):
         if file.config is None:
             raise FormatError(f"{file.path}: expected a model with a config, found only tensors")
         reader = Reader(Dialect.of(file.version), file.path, _read_model)
-        model = reader.layer(file.config)
+        try:
+            model = reader.layer(file.config)
+        except RecursionError as error:
+            raise FormatError(f"{file.path}: expected a config of usual depth, found endless nesting") from error
         if not isinstance(model, Model):
             raise FormatError(
                 f"{file.path}: expected a Sequential or Functional model, found {file.config.get('class_name')!r}"
@@ -106,6 +109,9 @@ class Model(Layer):
 
     def class_name(self) -> str:
         return "Functional" if self._entry is None else str(self._entry["class_name"])
+
+    def output_count(self) -> int:
+        return len(self.graph.outputs)
 
     # -- scoring ---------------------------------------------------------------------------
 
@@ -395,7 +401,7 @@ def sample_inputs(model: Model) -> list[Array] | None:
             shape = (None,)
         elif shape is None and isinstance(first, RNN):
             shape = (None, first.cells[0].width)
-        if shape is None:
+        if shape is None or np.prod([n or 1 for n in shape], dtype=float) > 1e6:
             return None
         whole = (4, *(7 if n is None else n for n in shape))
         if isinstance(first, Embedding):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..formats.untrusted import FormatError
 from ..layers.base import Layer
 from ..layers.core import Input
@@ -79,12 +81,18 @@ class GraphReader:
         needed = [leaves((x, mask, state), Tensor) for _, _, x, mask, state in calls]
         for tensor in [*(t for n in needed for t in n), *outputs]:
             slots.setdefault(tensor, len(slots))
+        for tensor in slots:
+            if tensor.index and any((tensor.layer, tensor.call) == (t.layer, t.call) for t in inputs):
+                raise self._bad(f"input {tensor.layer!r} is one tensor, but number {tensor.index} is in use")
         last = {t: i for i, n in enumerate(needed) for t in n}
         kept = set(outputs)
         nodes = []
         for i, (layer, call, x, mask, state) in enumerate(calls):
             given = sorted((t.index, slot) for t, slot in slots.items() if (t.layer, t.call) == (layer, call))
             free = [slots[t] for t in dict.fromkeys(needed[i]) if last[t] == i and t not in kept]
+            count = self._layer(layer).output_count()
+            if not all(0 <= index < count for index, _ in given):
+                raise self._bad(f"layer {layer!r} returns {count} outputs, but number {given[-1][0]} is in use")
             bound = [_bind(part, slots) for part in (x, mask, state)]
             hides = state is not None and mask is None and self._reader.dialect.state_hides_mask
             nodes.append(Node(self._layer(layer), bound[0], tuple(given), bound[1], bound[2], tuple(free), hides))
@@ -181,6 +189,12 @@ class GraphReader:
             if first is None:
                 raise self._bad(f"layer {name!r}: expected a call with inputs, found none")
             positional = [named.pop(first)]
+        x = positional[0]
+        parts = x if isinstance(x, list) else list(x.values()) if isinstance(x, dict) else [x]
+        if not parts or not all(isinstance(p, (Tensor, int, float, np.ndarray)) for p in parts):
+            raise self._bad(f"layer {name!r}: expected a call with tensors, found {str(x)[:80]}")
+        if not leaves(x, Tensor) or (isinstance(x, dict) and layer.class_name() not in MODELS):
+            raise self._bad(f"layer {name!r}: expected a call with tensors, found {str(x)[:80]}")
         named = {**dict(zip(layer.call_arguments, positional[1:], strict=False)), **named}
         mask, state = named.pop("mask", None), named.pop("initial_state", None)
         others = [k for k, v in named.items() if leaves(v, Tensor) and k != "training"]
@@ -191,7 +205,7 @@ class GraphReader:
                 f"{', '.join(layer.call_arguments)}"
             )
         mask = mask if leaves(mask, Tensor) else None
-        return positional[0], mask, state if leaves(state, Tensor) else None
+        return x, mask, state if leaves(state, Tensor) else None
 
     def _keras3(self, node: Mapping[str, Any], name: str) -> tuple[list[Any], dict[str, Any]]:
         args, kwargs = node.get("args", []), node.get("kwargs", {})

@@ -243,6 +243,10 @@ class Layer:
         self.ensure_ready(values)
         return self.forward(values, mask, num_threads, initial_state)[0]
 
+    def output_count(self) -> int:
+        """How many arrays a call returns."""
+        return 1
+
     def describe(self) -> str:
         """One line on what varies between layers of this class."""
         return ""

@@ -133,6 +133,11 @@ class Bidirectional(Layer):
             merged = [*(merged if isinstance(merged, list) else [merged]), *states, *states_back]
         return merged, self.output_mask(mask)
 
+    def output_count(self) -> int:
+        first, second = self.forward_layer, self.backward_layer
+        states = (len(first.cells) + len(second.cells)) * first.return_state
+        return (2 if self.merge_mode is None else 1) + states
+
     def output_mask(self, mask: Any) -> Any:
         """The mask of the output (of each, when there are several) for the input's mask."""
         first = self.forward_layer

@@ -232,7 +232,7 @@ def batched_product(a: Array, b: Array, num_threads: int | None) -> Array:
 def same_rank(arrays: list[Array]) -> list[Array]:
     """Lower ranks get axes of size 1 after the batch, as Keras' merges do."""
     rank = max(a.ndim for a in arrays)
-    return [a if a.ndim == rank else a.reshape(a.shape[0], *[1] * (rank - a.ndim), *a.shape[1:]) for a in arrays]
+    return [a if a.ndim in (0, rank) else a.reshape(a.shape[0], *[1] * (rank - a.ndim), *a.shape[1:]) for a in arrays]
 
 
 def _or_masks(masks: list[Any]) -> Any:

@@ -119,7 +119,7 @@ class Reader:
             return LAYERS[class_name](config, self)
         except FormatError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             missing = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise FormatError(
                 f"{self.path}: layer {name!r} ({class_name}): its config is not one that Keras writes: {missing}"

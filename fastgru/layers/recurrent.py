@@ -119,6 +119,9 @@ class RNN(Layer):
             y = y[::-1] if self.time_major else y[:, ::-1]
         return ([y, *states] if self.return_state else y), self.output_mask(mask)
 
+    def output_count(self) -> int:
+        return 1 + len(self.cells) * self.return_state
+
     def output_mask(self, mask: Any) -> Any:
         """The mask of the output (of each, when states are returned) for the input's mask."""
         own = mask if self.return_sequences else None
