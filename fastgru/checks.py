@@ -109,7 +109,8 @@ def check_mask(value: Any, rows: int, steps: int) -> tuple[I64 | None, I64 | Non
 def check_offsets(value: Any, steps: int) -> I64:
     """Offsets (N+1,): from 0, never falling, to ΣT."""
     offsets = whole_numbers(value, "offsets", ("N+1",))
-    if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) < 0).any():
+    # compared, not subtracted: a difference of int64 can overflow and look like a step forward
+    if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != steps or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(
             f"offsets: expected N+1 whole numbers that start at 0, never fall and end at {steps} (the rows of x), "
             f"found {np.array2string(offsets, threshold=8)}"
