@@ -14,13 +14,13 @@ I64 = NDArray[np.int64]
 
 def as_array(value: Any, name: str) -> NDArray[Any]:
     """Anything with the buffer, ``__array__`` or DLPack protocol, as an ndarray."""
-    if isinstance(value, np.ndarray):
+    if type(value) is np.ndarray:  # subclasses (memmap, matrix) become plain arrays below: the kernels take no others
         return value
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         return np.asarray(value)
-    except RuntimeError as error:  # a torch tensor that requires grad, or lives on another device
+    except (RuntimeError, BufferError) as error:  # a torch tensor that requires grad, or lives on another device
         raise TypeError(f"{name}: can't be read as a NumPy array ({error})") from None
     except (ValueError, TypeError) as error:
         raise TypeError(f"{name}: expected an array of numbers, found {type(value).__name__} ({error})") from None
