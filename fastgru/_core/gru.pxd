@@ -16,6 +16,8 @@ cdef struct Job:
     const int64_t *lengths     # (N) steps of each row, or NULL: all T
     const int64_t *valid       # (N, T) the first lengths[i] entries name row i's valid steps, or NULL: 0, 1, 2, ...
     const int64_t *order       # (N) rows, longest first, or NULL: as they come
+    float *cache               # NULL, or (ΣT, 4H): what each valid step keeps for the backward pass
+    const int64_t *firsts      # (N) with a cache: where row i's steps begin in it, in order of processing
     bint reverse
     bint repeat                # at padded steps y repeats the previous output (Keras), else it is 0
     int64_t slots              # rows worked on side by side

@@ -85,6 +85,7 @@ cdef void run_rows(const Job *j, int64_t first, int64_t stride, int64_t count, f
     cdef const float *x[FG_MAX_ROWS]
     cdef const float *h[FG_MAX_ROWS]
     cdef float *y[FG_MAX_ROWS]
+    cdef float *cache[FG_MAX_ROWS]
     cdef int64_t row[FG_MAX_ROWS]
     cdef int64_t step[FG_MAX_ROWS]
     cdef int64_t length[FG_MAX_ROWS]
@@ -127,12 +128,14 @@ cdef void run_rows(const Job *j, int64_t first, int64_t stride, int64_t count, f
                     x[i] = x_at(j, row[i], t)
                 if j.y != NULL:
                     y[i] = y_at(j, row[i], t)
+                    if j.cache != NULL:
+                        cache[i] = j.cache + (j.firsts[row[i]] + step[i]) * 4 * H
                 else:
                     y[i] = states + place[i] * round_up(2 * H, 16) + (step[i] & 1) * H
             if chunk == 1:
-                j.table.gru_step(y, x, h, NULL, 0, j.gru, active, scratch)
+                j.table.gru_step(y, cache if j.cache != NULL else NULL, x, h, NULL, 0, j.gru, active, scratch)
             else:
-                j.table.gru_step(y, NULL, h, ahead + s * active * width, width, j.gru, active, scratch)
+                j.table.gru_step(y, cache if j.cache != NULL else NULL, NULL, h, ahead + s * active * width, width, j.gru, active, scratch)
             for i in range(active):
                 h[i] = y[i]
                 step[i] += 1

@@ -107,6 +107,40 @@ static FG_INLINE void activations(const int n, fg_act a, vec *x)
     }
 }
 
+/* the derivative, from the activation's own value y: enough for all of them while alpha > 0 */
+static float scalar_slope(fg_act a, float y)
+{
+    switch (a.kind) {
+    case FG_SOFTSIGN: return (1.0f - fabsf(y)) * (1.0f - fabsf(y));
+    case FG_ELU: return y < 0.0f ? y + a.alpha : 1.0f;
+    case FG_SELU: return y < 0.0f ? y + 1.05070098735548f * 1.67326324235438f : 1.05070098735548f;
+    case FG_SOFTPLUS: return -expm1f(-y);
+    case FG_AFFINE: return a.alpha;
+    case FG_LEAKY_RELU: return y < 0.0f ? a.alpha : 1.0f;
+    case FG_THRESHOLDED_RELU: return y == 0.0f ? 0.0f : 1.0f;
+    default: return 1.0f;
+    }
+}
+
+static FG_INLINE vec slope(fg_act a, vec y)
+{
+    const vec zero = v_zero(), one = v_set1(1.0f);
+    float lanes[VEC_WIDTH];
+    switch (a.kind) {
+    case FG_LINEAR: return one;
+    case FG_SIGMOID: return v_mul(y, v_sub(one, y));
+    case FG_TANH: return v_fma(v_sub(zero, y), y, one);
+    case FG_HARD_SIGMOID: return v_select_lt(zero, y, v_select_lt(y, one, v_set1(a.alpha), zero), zero);
+    case FG_RELU: return v_select_lt(zero, y, one, zero);
+    case FG_SCALED_TANH: return v_mul(v_set1(a.beta), v_sub(v_set1(a.alpha), v_div(v_mul(y, y), v_set1(a.alpha))));
+    default:
+        v_store(lanes, y);
+        for (int lane = 0; lane < VEC_WIDTH; lane++)
+            lanes[lane] = scalar_slope(a, lanes[lane]);
+        return v_load(lanes);
+    }
+}
+
 static void activate(float *y, const float *x, int64_t n, fg_act a)
 {
     int64_t i = 0;

@@ -9,7 +9,9 @@
 #include "product.h"
 
 #include "gru_step.c"
+#include "gru_backward.c"
 #include "matmul.c"
+#include "outer.c"
 
 #define FG_JOIN_(a, b) a##b
 #define FG_JOIN(a, b) FG_JOIN_(a, b)
@@ -22,5 +24,5 @@ __attribute__((visibility("hidden")))
 extern const fg_table FG_JOIN(fg_table_, FG_ISA_NAME);
 
 const fg_table FG_JOIN(fg_table_, FG_ISA_NAME) = {
-    FG_TEXT(FG_ISA_NAME), VEC_WIDTH, VEC_ROWS, linear, gru_step, activate,
+    FG_TEXT(FG_ISA_NAME), VEC_WIDTH, VEC_ROWS, linear, gru_step, gru_step_backward, outer, column_sums, activate,
 };

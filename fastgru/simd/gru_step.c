@@ -36,14 +36,23 @@ static FG_INLINE void recurrent_gates(const int n, fg_act recurrent, float *s)
 }
 
 /* n and h' of n cells. A cell is one row's part of one group: cell i belongs to row i * next_row, and its units start at
- * unit + i * next_unit, of which `left` - i * next_unit exist. */
-static FG_INLINE void new_states(const int n, fg_act act, float *const *y, const float *const *h, const float *s,
-                                 const float *xn, int64_t next_xn, int64_t next_row, int64_t next_unit, int64_t unit,
-                                 int64_t left)
+ * unit + i * next_unit. */
+static FG_INLINE void new_states(const int n, fg_act act, float *const *y, float *const *cache, const float *const *h,
+                                 const float *s, const float *xn, int64_t next_xn, int64_t next_row, int64_t next_unit,
+                                 int64_t H, int64_t unit)
 {
+    const int64_t left = H - unit;
     vec g[MAX_TOGETHER];
     EACH g[i] = v_fma(v_load(s + i * ROW_ + R_), v_load(s + i * ROW_ + HN_), v_load(xn + i * next_xn));
     activations(n, act, g);
+    if (cache)
+        for (int i = 0; i < n; i++) {
+            float *c = cache[i * next_row] + unit + i * next_unit;
+            store_units(c, g[i], left - i * next_unit);
+            store_units(c + H, v_load(s + i * ROW_ + R_), left - i * next_unit);
+            store_units(c + 2 * H, v_load(s + i * ROW_ + Z_), left - i * next_unit);
+            store_units(c + 3 * H, v_load(s + i * ROW_ + HN_), left - i * next_unit);
+        }
     EACH {
         vec old = load_units(h[i * next_row] + unit + i * next_unit, left - i * next_unit);
         g[i] = v_fma(v_load(s + i * ROW_ + Z_), v_sub(old, g[i]), g[i]);
@@ -52,9 +61,9 @@ static FG_INLINE void new_states(const int n, fg_act act, float *const *y, const
 }
 
 /* the gates of `panels` neighbouring groups for every row; x_n comes from `xn`, the rest from `s` */
-static FG_INLINE void gates(float *const *y, const float *const *h, float *s, const float *xn, int64_t xn_row,
-                            int64_t xn_panel, fg_act recurrent, fg_act act, int64_t unit, int64_t left, int64_t panels,
-                            int64_t rows)
+static FG_INLINE void gates(float *const *y, float *const *cache, const float *const *h, float *s, const float *xn,
+                            int64_t xn_row, int64_t xn_panel, fg_act recurrent, fg_act act, int64_t H, int64_t unit,
+                            int64_t panels, int64_t rows)
 {
     int64_t cell = 0;
     for (; cell + 2 <= panels * rows; cell += 2)
@@ -63,25 +72,25 @@ static FG_INLINE void gates(float *const *y, const float *const *h, float *s, co
         recurrent_gates(1, recurrent, s + cell * ROW_);
     if (rows == 1 && panels > 1) { /* the groups of a single row stand beside each other as rows do otherwise */
         if (panels == 4)
-            new_states(4, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+            new_states(4, act, y, cache, h, s, xn, xn_panel, 0, VEC_WIDTH, H, unit);
         else if (panels == 3)
-            new_states(3, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+            new_states(3, act, y, cache, h, s, xn, xn_panel, 0, VEC_WIDTH, H, unit);
         else
-            new_states(2, act, y, h, s, xn, xn_panel, 0, VEC_WIDTH, unit, left);
+            new_states(2, act, y, cache, h, s, xn, xn_panel, 0, VEC_WIDTH, H, unit);
         return;
     }
-    for (; panels > 0; panels--, unit += VEC_WIDTH, left -= VEC_WIDTH, xn += xn_panel) {
+    for (; panels > 0; panels--, unit += VEC_WIDTH, xn += xn_panel) {
         const float *n = xn;
         int64_t row = 0;
         for (; row + 4 <= rows; row += 4, s += 4 * ROW_, n += 4 * xn_row)
-            new_states(4, act, y + row, h + row, s, n, xn_row, 1, 0, unit, left);
+            new_states(4, act, y + row, cache ? cache + row : NULL, h + row, s, n, xn_row, 1, 0, H, unit);
         for (; row < rows; row++, s += ROW_, n += xn_row)
-            new_states(1, act, y + row, h + row, s, n, xn_row, 1, 0, unit, left);
+            new_states(1, act, y + row, cache ? cache + row : NULL, h + row, s, n, xn_row, 1, 0, H, unit);
     }
 }
 
-static void step_reset_after(float *const *y, const float *const *x, const float *const *h, const float *projected,
-                             int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
+static void step_reset_after(float *const *y, float *const *cache, const float *const *x, const float *const *h,
+                             const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t I = g->input_size, H = g->hidden_size, groups = g->h[0].vecs / 3, panel = rows * ROW_;
     for (int64_t u = 0; u < groups;) {
@@ -101,8 +110,8 @@ static void step_reset_after(float *const *y, const float *const *x, const float
             product(x, rows, I, wx, together, 3, x_io, wh);
         }
         product(h, rows, H, wh, together, 3, io, u + together < groups ? wx + together * 3 * VEC_WIDTH * I : g->x[0].weight);
-        gates(y, h, scratch, xn, xn_row, xn_panel, g->recurrent_activation, g->activation, u * VEC_WIDTH,
-              H - u * VEC_WIDTH, together, rows);
+        gates(y, cache, h, scratch, xn, xn_row, xn_panel, g->recurrent_activation, g->activation, H, u * VEC_WIDTH,
+              together, rows);
         u += together;
     }
 }
@@ -136,34 +145,46 @@ typedef struct {
     int64_t s, row, unit;
 } next_cell;
 
-/* r and then r*h into `out`, or z */
-static FG_INLINE void first_pass(const int n, fg_act recurrent, float *out, int64_t out_row, const float *s,
-                                 const float *const *h, next_cell next, int is_reset, int64_t unit, int64_t left)
+/* r and then r*h into `out`, or z; the gate itself goes into the cache, at `cached` of its row */
+static FG_INLINE void first_pass(const int n, fg_act recurrent, float *out, int64_t out_row, float *const *cache,
+                                 int64_t cached, const float *s, const float *const *h, next_cell next, int is_reset,
+                                 int64_t unit, int64_t left)
 {
     vec g[MAX_TOGETHER];
     EACH g[i] = v_load(s + i * next.s);
     activations(n, recurrent, g);
+    if (cache)
+        for (int i = 0; i < n; i++)
+            store_units(cache[i * next.row] + cached + i * next.unit, g[i], left - i * next.unit);
     if (is_reset)
         EACH g[i] = v_mul(g[i], load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit));
     EACH v_store(out + i * (next.row * out_row + next.unit), g[i]);
 }
 
 /* n and h' */
-static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, const float *s, const float *const *h,
-                                  const float *z, int64_t z_row, next_cell next, int64_t unit, int64_t left)
+static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, float *const *cache, const float *s,
+                                  const float *const *h, const float *z, const float *rh, int64_t padded,
+                                  next_cell next, int64_t H, int64_t unit)
 {
+    const int64_t left = H - unit;
     vec g[MAX_TOGETHER];
     EACH g[i] = v_load(s + i * next.s);
     activations(n, act, g);
+    if (cache)
+        for (int i = 0; i < n; i++) {
+            float *c = cache[i * next.row] + unit + i * next.unit;
+            store_units(c, g[i], left - i * next.unit);
+            store_units(c + 3 * H, v_load(rh + i * (next.row * padded + next.unit)), left - i * next.unit);
+        }
     EACH {
         vec old = load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit);
-        g[i] = v_fma(v_load(z + i * (next.row * z_row + next.unit)), v_sub(old, g[i]), g[i]);
+        g[i] = v_fma(v_load(z + i * (next.row * padded + next.unit)), v_sub(old, g[i]), g[i]);
     }
     EACH store_units(y[i * next.row] + unit + i * next.unit, flush(g[i]), left - i * next.unit);
 }
 
-static void step_reset_before(float *const *y, const float *const *x, const float *const *h, const float *projected,
-                              int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
+static void step_reset_before(float *const *y, float *const *cache, const float *const *x, const float *const *h,
+                              const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t H = g->hidden_size, G = g->h[1].vecs, padded = G * VEC_WIDTH;
     const next_cell by_vector = {VEC_WIDTH, 0, VEC_WIDTH};
@@ -179,19 +200,20 @@ static void step_reset_before(float *const *y, const float *const *x, const floa
             const int64_t unit = (v0 + i - (is_reset ? 0 : G)) * VEC_WIDTH;
             const int64_t alike = is_reset && vecs > G - v0 ? G - v0 : vecs; /* r and z may share a panel */
             const float *s = scratch + i * VEC_WIDTH;
+            const int64_t cached = (is_reset ? 1 : 2) * H + unit;
             float *out = (is_reset ? rh : z) + unit;
             int64_t row = 0;
             if (rows == 1 && alike - i >= 4) {
-                first_pass(4, recurrent, out, 0, s, h, by_vector, is_reset, unit, H - unit);
+                first_pass(4, recurrent, out, 0, cache, cached, s, h, by_vector, is_reset, unit, H - unit);
                 i += 4;
                 continue;
             }
             for (; row + 4 <= rows; row += 4)
-                first_pass(4, recurrent, out + row * padded, padded, s + row * by_row.s, h + row, by_row, is_reset, unit,
-                           H - unit);
+                first_pass(4, recurrent, out + row * padded, padded, cache ? cache + row : NULL, cached,
+                           s + row * by_row.s, h + row, by_row, is_reset, unit, H - unit);
             for (; row < rows; row++)
-                first_pass(1, recurrent, out + row * padded, padded, s + row * by_row.s, h + row, by_row, is_reset, unit,
-                           H - unit);
+                first_pass(1, recurrent, out + row * padded, padded, cache ? cache + row : NULL, cached,
+                           s + row * by_row.s, h + row, by_row, is_reset, unit, H - unit);
             i++;
         }
         v0 += vecs;
@@ -207,24 +229,24 @@ static void step_reset_before(float *const *y, const float *const *x, const floa
             const float *s = scratch + i * VEC_WIDTH;
             int64_t row = 0;
             if (rows == 1 && vecs - i >= 4) {
-                second_pass(4, act, y, s, h, z + unit, 0, by_vector, unit, H - unit);
+                second_pass(4, act, y, cache, s, h, z + unit, rh + unit, padded, by_vector, H, unit);
                 i += 4;
                 continue;
             }
             for (; row + 4 <= rows; row += 4)
-                second_pass(4, act, y + row, s + row * by_row.s, h + row, z + row * padded + unit, padded, by_row, unit,
-                            H - unit);
+                second_pass(4, act, y + row, cache ? cache + row : NULL, s + row * by_row.s, h + row,
+                            z + row * padded + unit, rh + row * padded + unit, padded, by_row, H, unit);
             for (; row < rows; row++)
-                second_pass(1, act, y + row, s + row * by_row.s, h + row, z + row * padded + unit, padded, by_row, unit,
-                            H - unit);
+                second_pass(1, act, y + row, cache ? cache + row : NULL, s + row * by_row.s, h + row,
+                            z + row * padded + unit, rh + row * padded + unit, padded, by_row, H, unit);
             i++;
         }
         v0 += vecs;
     }
 }
 
-static void gru_step(float *const *y, const float *const *x, const float *const *h, const float *projected,
-                     int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
+static void gru_step(float *const *y, float *const *cache, const float *const *x, const float *const *h,
+                     const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
-    (g->reset_after ? step_reset_after : step_reset_before)(y, x, h, projected, projected_stride, g, rows, scratch);
+    (g->reset_after ? step_reset_after : step_reset_before)(y, cache, x, h, projected, projected_stride, g, rows, scratch);
 }

@@ -12,8 +12,9 @@ typedef struct {
     int64_t out_row, out_panel, out_last;
 } sums;
 
-/* one term of every accumulator: R x P x V fused multiply-adds */
-static FG_INLINE void term(const int R, const int P, const int V, vec acc[VEC_ROWS][FG_MAX_PANELS * 3],
+/* one term of every accumulator: R x P x V fused multiply-adds. D is the distance between the terms of a row of x: 1, or
+ * VEC_ROWS where rows were packed beside each other (outer.c). */
+static FG_INLINE void term(const int R, const int P, const int V, const int D, vec acc[VEC_ROWS][FG_MAX_PANELS * 3],
                            const float *const xr[VEC_ROWS], int64_t k, const float *w, int64_t w_panel)
 {
     vec b[FG_MAX_PANELS * 3];
@@ -26,7 +27,7 @@ static FG_INLINE void term(const int R, const int P, const int V, vec acc[VEC_RO
     }
     FG_UNROLL
     for (int r = 0; r < R; r++) {
-        vec a = v_set1(xr[r][k]);
+        vec a = v_set1(xr[r][k * D]);
         FG_UNROLL
         for (int v = 0; v < P * V; v++)
             acc[r][v] = v_fma(a, b[v], acc[r][v]);
@@ -46,7 +47,7 @@ typedef struct {
 
 enum { FG_FETCH = 4 };
 
-static FG_INLINE void tile(const int R, const int P, const int V, const block *b, const float *ahead, int64_t row)
+static FG_INLINE void tile(const int R, const int P, const int V, const int D, const block *b, const float *ahead, int64_t row)
 {
     vec acc[VEC_ROWS][FG_MAX_PANELS * 3];
     const float *xr[VEC_ROWS];
@@ -56,7 +57,7 @@ static FG_INLINE void tile(const int R, const int P, const int V, const block *b
     int64_t k = 0;
     FG_UNROLL
     for (int r = 0; r < R; r++) {
-        xr[r] = b->x[row + r] + b->k0;
+        xr[r] = b->x[row + r] + b->k0 * D;
         FG_UNROLL
         for (int v = 0; v < P * V; v++)
             acc[r][v] = v_zero();
@@ -66,10 +67,10 @@ static FG_INLINE void tile(const int R, const int P, const int V, const block *b
         ahead += advance;
         FG_UNROLL
         for (int i = 0; i < FG_FETCH; i++)
-            term(R, P, V, acc, xr, k + i, w, w_panel);
+            term(R, P, V, D, acc, xr, k + i, w, w_panel);
     }
     for (; k < kc; k++)
-        term(R, P, V, acc, xr, k, w, w_panel);
+        term(R, P, V, D, acc, xr, k, w, w_panel);
     FG_UNROLL
     for (int r = 0; r < R; r++) {
         FG_UNROLL
@@ -89,35 +90,36 @@ static FG_INLINE void tile(const int R, const int P, const int V, const block *b
  * way of another's. */
 typedef void tiles_fn(const block *b, int64_t row, int64_t count);
 
-#define TILES(R, P, V)                                                                                                 \
-    static FG_NOINLINE void tiles_##R##x##P##x##V(const block *b, int64_t row, int64_t count)                          \
+enum { DISTANCE_along = 1, DISTANCE_beside = VEC_ROWS };
+
+#define TILES(R, P, V, D)                                                                                              \
+    static FG_NOINLINE void tiles_##R##x##P##x##V##x##D(const block *b, int64_t row, int64_t count)                    \
     {                                                                                                                  \
         const float *ahead = b->ahead + row / VEC_ROWS * (b->kc / FG_FETCH) * b->advance;                              \
         for (; count > 0; count--, row += R) {                                                                         \
-            tile(R, P, V, b, ahead, row);                                                                              \
+            tile(R, P, V, DISTANCE_##D, b, ahead, row);                                                                \
             ahead += b->kc / FG_FETCH * b->advance;                                                                    \
         }                                                                                                              \
     }
 
-TILES(1, 1, 1) TILES(2, 1, 1) TILES(3, 1, 1) TILES(4, 1, 1)
-TILES(1, 1, 2) TILES(2, 1, 2) TILES(3, 1, 2) TILES(4, 1, 2)
-TILES(1, 1, 3) TILES(2, 1, 3) TILES(3, 1, 3) TILES(4, 1, 3)
-TILES(1, 2, 3) TILES(1, 3, 3) TILES(1, 4, 3) TILES(2, 2, 3) TILES(1, 2, 2)
 #if VEC_ROWS == 8
-TILES(5, 1, 1) TILES(6, 1, 1) TILES(7, 1, 1) TILES(8, 1, 1)
-TILES(5, 1, 2) TILES(6, 1, 2) TILES(7, 1, 2) TILES(8, 1, 2)
-TILES(5, 1, 3) TILES(6, 1, 3) TILES(7, 1, 3) TILES(8, 1, 3)
-#define TALL(V) , tiles_5x1x##V, tiles_6x1x##V, tiles_7x1x##V, tiles_8x1x##V
+#define EVERY_HEIGHT(V, D)                                                                                             \
+    TILES(1, 1, V, D) TILES(2, 1, V, D) TILES(3, 1, V, D) TILES(4, 1, V, D)                                            \
+    TILES(5, 1, V, D) TILES(6, 1, V, D) TILES(7, 1, V, D) TILES(8, 1, V, D)
+#define BY_HEIGHT(V, D)                                                                                                \
+    {tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D,                               \
+     tiles_5x1x##V##x##D, tiles_6x1x##V##x##D, tiles_7x1x##V##x##D, tiles_8x1x##V##x##D}
 #else
-#define TALL(V)
+#define EVERY_HEIGHT(V, D) TILES(1, 1, V, D) TILES(2, 1, V, D) TILES(3, 1, V, D) TILES(4, 1, V, D)
+#define BY_HEIGHT(V, D) {tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D}
 #endif
 
-static tiles_fn *const one_panel[3][VEC_ROWS] = {
-    {tiles_1x1x1, tiles_2x1x1, tiles_3x1x1, tiles_4x1x1 TALL(1)},
-    {tiles_1x1x2, tiles_2x1x2, tiles_3x1x2, tiles_4x1x2 TALL(2)},
-    {tiles_1x1x3, tiles_2x1x3, tiles_3x1x3, tiles_4x1x3 TALL(3)},
-};
-static tiles_fn *const one_row[FG_MAX_PANELS] = {tiles_1x1x3, tiles_1x2x3, tiles_1x3x3, tiles_1x4x3};
+EVERY_HEIGHT(1, along) EVERY_HEIGHT(2, along) EVERY_HEIGHT(3, along)
+TILES(1, 2, 3, along) TILES(1, 3, 3, along) TILES(1, 4, 3, along) TILES(2, 2, 3, along) TILES(1, 2, 2, along)
+
+static tiles_fn *const one_panel[3][VEC_ROWS] = {BY_HEIGHT(1, along), BY_HEIGHT(2, along), BY_HEIGHT(3, along)};
+static tiles_fn *const one_row[FG_MAX_PANELS] = {tiles_1x1x3xalong, tiles_1x2x3xalong, tiles_1x3x3xalong,
+                                                 tiles_1x4x3xalong};
 
 /* How many panels, the next of width V and `left` vectors of them in all, to take side by side: a single row needs four
  * of them for enough independent chains, and none may be left over for later. */
@@ -145,9 +147,9 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
         b.kc = K - b.k0 < step ? K - b.k0 : step;
         b.ahead = b.k0 + b.kc < K ? w + (b.k0 + b.kc) * V * VEC_WIDTH : next;
         if (rows == 1)
-            (panels == 1 ? one_panel[V - 1][0] : V == 2 ? tiles_1x2x2 : one_row[panels - 1])(&b, 0, 1);
+            (panels == 1 ? one_panel[V - 1][0] : V == 2 ? tiles_1x2x2xalong : one_row[panels - 1])(&b, 0, 1);
         else if (rows == 2 && panels == 2)
-            tiles_2x2x3(&b, 0, 1);
+            tiles_2x2x3xalong(&b, 0, 1);
         else
             for (int64_t row = 0; row < rows;) { /* no tile of one row is left over: 5 = 3 + 2, 9 = 5 + 4 */
                 int64_t left = rows - row;

@@ -55,6 +55,15 @@ static inline int64_t fg_block(int64_t inputs)
     return ((inputs + blocks - 1) / blocks + 3) / 4 * 4;
 }
 
+/* The same layer for its gradients. dh's products: reset_after one of [da_r da_z dq] (3H) with U; otherwise first da_n (H)
+ * with U_n, then [da_r da_z] (2H) with [U_r U_z]. start is not read. */
+typedef struct {
+    int32_t reset_after;
+    fg_act recurrent_activation, activation;
+    int64_t hidden_size;
+    fg_linear h[2]; /* [1] only where reset_after is 0 */
+} fg_gru_backward;
+
 /* vectors in the next panel when `left` remain: threes, and twos where a three would leave a slow single one */
 static inline int64_t fg_panel_width(int64_t left)
 {
@@ -77,9 +86,32 @@ typedef struct {
      *   x: `rows` pointers to I floats; NULL where `projected` is given
      *   h: `rows` pointers to H floats, the previous state
      *   projected: NULL, or row r at projected + r*stride: what `linear` gives for x[0] (all vecs*W of it), then x[1]
+     *   cache: NULL, or `rows` pointers to 4H floats, written for gru_step_backward: [n r z q], H each, where q is
+     *          U_n h + c_n (reset_after) or r*h
      *   scratch: fg_step_scratch(W, H, reset_after) floats, 64-byte aligned */
-    void (*gru_step)(float *const *y, const float *const *x, const float *const *h, const float *projected,
-                     int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch);
+    void (*gru_step)(float *const *y, float *const *cache, const float *const *x, const float *const *h,
+                     const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch);
+
+    /* The step's gradients, in place. Let d = dh + dy be the gradient of h'.
+     *   dh: (rows, dh_stride), in: the gradient that later steps handed back; out: that of h. dh_stride >= G*W, and the
+     *       floats between H and G*W are scratch
+     *   cache: as gru_step left it; out: the gradients before the activations [da_n da_r da_z dq], with
+     *          dq = da_n * r (reset_after), or unchanged r*h
+     *   dy: `rows` pointers to H floats, or NULL: zeros
+     *   h: as given to gru_step
+     *   scratch: fg_step_scratch(W, H, 0) floats, 64-byte aligned */
+    void (*gru_step_backward)(float *dh, int64_t dh_stride, float *const *cache, const float *const *dy,
+                              const float *const *h, const fg_gru_backward *g, int64_t rows, float *scratch);
+
+    /* out[m][n] += sum over k of a[k][m] b[k][n], for terms <= FG_KC rows of a and b: gradients of weights.
+     *   out: (M, out_stride), out_stride >= N rounded up to a multiple of W; what stands beyond N is scratch
+     *   a, b: `terms` pointers to M and N floats
+     *   scratch: fg_outer_scratch(W, M) floats, 64-byte aligned */
+    void (*outer)(float *out, int64_t out_stride, const float *const *a, const float *const *b, int64_t M, int64_t N,
+                  int64_t terms, float *scratch);
+
+    /* out[m] += sum over k of a[k][m], for terms <= FG_KC: gradients of biases */
+    void (*column_sums)(float *out, const float *const *a, int64_t M, int64_t terms);
 
     /* y[0 .. n) = a(x[0 .. n)); y == x is allowed */
     void (*activate)(float *y, const float *x, int64_t n, fg_act a);
@@ -90,6 +122,13 @@ static inline int64_t fg_step_scratch(int64_t width, int64_t hidden_size, int32_
 {
     int64_t padded = (hidden_size + width - 1) / width * width;
     return FG_MAX_ROWS * 4 * width + (reset_after ? 0 : 2 * FG_MAX_ROWS * padded);
+}
+
+/* floats of scratch that outer needs: a, packed; one panel of b; pointers (two floats at most) to a's rows */
+static inline int64_t fg_outer_scratch(int64_t width, int64_t M)
+{
+    int64_t padded = (M + 7) / 8 * 8;
+    return padded * FG_KC + 3 * width * FG_KC + 2 * padded + 16;
 }
 
 /* dispatch.c */

@@ -1,0 +1,51 @@
+/* Sums of outer products: gradients of weights and biases. The terms k are the valid (row, step) pairs of a batch, in one
+ * order whatever the number of threads, which own rows of the result. */
+
+EVERY_HEIGHT(1, beside) EVERY_HEIGHT(2, beside) EVERY_HEIGHT(3, beside)
+
+static tiles_fn *const outer_panel[3][VEC_ROWS] = {BY_HEIGHT(1, beside), BY_HEIGHT(2, beside),
+                                                          BY_HEIGHT(3, beside)};
+
+static void outer(float *out, int64_t out_stride, const float *const *a, const float *const *b, int64_t M, int64_t N,
+                  int64_t terms, float *scratch)
+{
+    const int64_t tiles = (M + VEC_ROWS - 1) / VEC_ROWS, vecs = (N + VEC_WIDTH - 1) / VEC_WIDTH;
+    float *panel = scratch, *packed = panel + 3 * VEC_WIDTH * FG_KC; /* a: (tiles, terms, VEC_ROWS) */
+    const float **rows = (const float **)(void *)(packed + tiles * VEC_ROWS * FG_KC);
+    for (int64_t t = 0; t < tiles; t++) {
+        float *to = packed + t * VEC_ROWS * terms;
+        const int64_t first = t * VEC_ROWS, count = M - first < VEC_ROWS ? M - first : VEC_ROWS;
+        for (int64_t k = 0; k < terms; k++, to += VEC_ROWS)
+            for (int64_t r = 0; r < count; r++)
+                to[r] = a[k][first + r];
+        for (int64_t r = 0; r < count; r++)
+            rows[first + r] = packed + t * VEC_ROWS * terms + r;
+    }
+    for (int64_t v0 = 0; v0 < vecs;) {
+        const int64_t V = fg_panel_width(vecs - v0), wide = V * VEC_WIDTH, first = v0 * VEC_WIDTH;
+        const int64_t full = M / VEC_ROWS;
+        for (int64_t k = 0; k < terms; k++)
+            for (int64_t v = 0; v < V; v++) {
+                const int64_t n = first + v * VEC_WIDTH;
+                v_store(panel + k * wide + v * VEC_WIDTH, load_units(b[k] + n, N - n));
+            }
+        float *to = out + first;
+        sums io = {to, to + wide - VEC_WIDTH, out_stride, 0, out_stride, 0, to, out_stride, 0, wide - VEC_WIDTH};
+        block all = {rows, 0, terms, panel, 0, panel, 0, io};
+        if (full)
+            outer_panel[V - 1][VEC_ROWS - 1](&all, 0, full);
+        if (M % VEC_ROWS)
+            outer_panel[V - 1][M % VEC_ROWS - 1](&all, full * VEC_ROWS, 1);
+        v0 += V;
+    }
+}
+
+static void column_sums(float *out, const float *const *a, int64_t M, int64_t terms)
+{
+    for (int64_t m = 0; m < M; m += VEC_WIDTH) {
+        vec sum = v_zero();
+        for (int64_t k = 0; k < terms; k++)
+            sum = v_add(sum, load_units(a[k] + m, M - m));
+        store_units(out + m, v_add(load_units(out + m, M - m), sum), M - m);
+    }
+}
