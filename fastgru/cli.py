@@ -75,11 +75,14 @@ def _info(arguments: argparse.Namespace) -> int:
     file = formats.read(arguments.file)
     version = f", written by version {file.version}" if file.version else ", version not recorded"
     print(f"{file.path}: {file.format}{version}")
+    notes = file.notes
     if file.config is None:
         _print_state_dict(file)
     else:
-        _print_model(Model.from_model_file(file))
-    for note in file.notes:
+        model = Model.from_model_file(file)
+        _print_model(model)
+        notes = model.notes
+    for note in notes:
         print(f"note: {note}")
     return 0
 

@@ -15,6 +15,7 @@ from .formats import FormatError, ModelFile
 from .graph import Graph, GraphReader, Ref, chain, input_arrays, input_masks, leaves
 from .layers.base import NEWEST, Array, Dialect, Layer, Shape
 from .layers.core import Embedding, Identity, Input
+from .layers.ignored import ignored
 from .layers.reader import Reader
 from .layers.recurrent import RNN
 
@@ -79,7 +80,8 @@ class Model(Layer):
             layer.load(file.tensors, name, file.path)
         model.ready = True
         model._entry = {key: file.config[key] for key in ("class_name", "config")}
-        model.format, model.version, model.notes = file.format, file.version, file.notes
+        model.format, model.version = file.format, file.version
+        model.notes = (*file.notes, *(n for n in ignored(file.config["config"]) if n not in file.notes))
         return model
 
     # -- layers and weights ----------------------------------------------------------------
@@ -299,7 +301,7 @@ class Sequential(Model):
     """
 
     def __init__(self, layers: Sequence[Layer] = (), name: str | None = None) -> None:
-        super().__init__(chain([]), {}, [Input(name="input")], ["input"], None, name)
+        super().__init__(chain([]), {}, [Input(name="input")], ["input"], None, name or "sequential")
         for layer in layers:
             self.add(layer)
 

@@ -1,0 +1,235 @@
+"""The command line: info, convert and score, their output, their errors and their memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_layers import normal
+
+from fastgru import layers, nn
+from fastgru.cli import main
+from fastgru.formats import FormatError
+from fastgru.loading import load
+from fastgru.models import Model, Sequential
+
+GOLDEN = Path(__file__).parent / "golden"
+TEXT = GOLDEN / "keras_text_gru.keras"
+
+
+def command(*arguments: str | os.PathLike[str]) -> int:
+    return main([os.fspath(a) for a in arguments])
+
+
+class TestInfo:
+    def test_keras(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command("info", TEXT) == 0
+        out = capsys.readouterr().out
+        assert f"{TEXT}: keras-v3, written by version 3." in out
+        for part in ("input ", "output ", "Embedding", "GRU", "reset_after", "Parameters: ", "/recurrent_kernel ("):
+            assert part in out
+
+    def test_what_was_ignored(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command("info", GOLDEN / "k3_mixed_float16.keras") == 0
+        out = capsys.readouterr().out
+        assert "note: dtype policy mixed_float16: Keras computes in it, here everything" in out
+        assert "note: initializers (" in out
+
+    def test_state_dict(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command("info", GOLDEN / "torch_bigru.pt") == 0
+        out = capsys.readouterr().out
+        assert "pytorch-zip" in out and "GRU at prefix" in out and "weight_ih_l0_reverse" in out
+
+    @pytest.mark.parametrize("file", sorted(p for p in GOLDEN.iterdir() if p.suffix != ".npz"), ids=lambda p: p.name)
+    def test_every_golden_file(self, file: Path) -> None:
+        assert command("info", file) == 0
+
+
+class TestConvert:
+    @pytest.mark.parametrize("file", sorted(p for p in GOLDEN.iterdir() if p.suffix != ".npz"), ids=lambda p: p.name)
+    def test_verified(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        if file.name == "torch_tensors.pt":
+            pytest.skip("it holds a complex128 tensor, which safetensors has no type for")
+        assert command("convert", file, tmp_path / "m.safetensors", "--verify") == 0
+        assert "equal" in capsys.readouterr().out
+        assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+    def test_target_name(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command("convert", TEXT, tmp_path / "m.h5") == 1
+        assert "expected a name that ends in .safetensors" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    def test_a_copy_that_differs_is_removed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def save(self: Model, path: str) -> None:
+            model = load(GOLDEN / "keras_text_gru.keras")
+            assert isinstance(model, Model)
+            weights = model.get_weights()
+            model.set_weights([w + 1 for w in weights])
+            original(model, path)
+
+        original = Model.save
+        monkeypatch.setattr(Model, "save", save)
+        assert command("convert", TEXT, tmp_path / "m.safetensors", "--verify") == 1
+        assert "differs from" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+
+class TestScore:
+    @pytest.fixture
+    def ids(self) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 20, (10, 12))
+
+    @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+    @pytest.mark.parametrize("out", [".npy", ".npz", ".csv"])
+    def test_formats(self, suffix: str, out: str, ids: np.ndarray, tmp_path: Path) -> None:
+        source, target = tmp_path / f"x{suffix}", tmp_path / f"y{out}"
+        if suffix == ".npy":
+            np.save(source, ids)
+        elif suffix == ".npz":
+            np.savez(source, anything=ids)
+        else:
+            np.savetxt(source, ids, "%d", ",")
+        assert command("score", TEXT, source, target, "--num-threads", "1", "--batch-size", "3") == 0
+        model = load(TEXT)
+        assert isinstance(model, Model)
+        y = model.predict(ids)
+        if out == ".csv":
+            np.testing.assert_allclose(np.loadtxt(target, delimiter=","), y, rtol=1e-6)
+        else:
+            found = np.load(target)
+            np.testing.assert_array_equal(found[found.files[0]] if out == ".npz" else found, y)
+
+    def test_csv_lines_hold_the_features_step_by_step(self, tmp_path: Path) -> None:
+        model = Sequential([layers.Input((None, 3)), layers.GRU(2)])
+        x = normal(4, 5, 3)
+        y = model.predict(x)
+        model.save(tmp_path / "m.safetensors")
+        np.savetxt(tmp_path / "x.csv", x.reshape(4, 15), "%.9g", ",")
+        assert command("score", tmp_path / "m.safetensors", tmp_path / "x.csv", tmp_path / "y.npy") == 0
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y, atol=1e-6)
+
+    def test_lengths_in_an_npz(self, tmp_path: Path) -> None:
+        model = Sequential([layers.Input((None, 3), name="x"), layers.GRU(2)])
+        x, lengths = normal(4, 5, 3), np.array([5, 1, 0, 2])
+        y = model.predict(x, lengths=lengths)
+        model.save(tmp_path / "m.safetensors")
+        np.savez(tmp_path / "x.npz", x=x, lengths=lengths)
+        assert command("score", tmp_path / "m.safetensors", tmp_path / "x.npz", tmp_path / "y.npy") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y)
+
+    @pytest.mark.parametrize("single", [False, True])
+    def test_state_dict(self, single: bool, tmp_path: Path) -> None:
+        gru = load(GOLDEN / "torch_bigru.pt")
+        assert isinstance(gru, nn.GRU)
+        gru.batch_first = True
+        x = normal(*(() if single else (5,)), 7, gru.input_size)
+        np.save(tmp_path / "x.npy", x)
+        arguments = ["score", GOLDEN / "torch_bigru.pt", tmp_path / "x.npy"]
+        assert command(*arguments, tmp_path / "y.npy", "--batch-size", "2") == 0
+        y, h_n = gru(x)
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y)
+        assert command(*arguments, tmp_path / "y.npz") == 0
+        found = np.load(tmp_path / "y.npz")
+        np.testing.assert_array_equal(found["y"], y)
+        np.testing.assert_array_equal(found["h_n"], h_n)
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            (np.full((2, 12), 10**6), "expected ids in 0 … "),
+            (np.zeros((2, 3, 4, 5)), "input "),
+            (np.array([["a"]]), "expected numbers"),
+        ],
+    )
+    def test_errors_write_nothing(
+        self, bad: np.ndarray, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.save(tmp_path / "x.npy", bad)
+        assert command("score", TEXT, tmp_path / "x.npy", tmp_path / "y.npy") == 1
+        err = capsys.readouterr().err
+        assert err.startswith("fastgru: ") and message in err and "Traceback" not in err
+        assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+    def test_other_errors(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.save(tmp_path / "x.npy", normal(2, 12))
+        cases = (
+            ((tmp_path / "none.keras", tmp_path / "x.npy", tmp_path / "y.npy"), "none.keras"),
+            ((TEXT, tmp_path / "none.npy", tmp_path / "y.npy"), "none.npy"),
+            ((TEXT, tmp_path, tmp_path / "y.npy"), "found a folder"),
+            ((tmp_path, tmp_path / "x.npy", tmp_path / "y.npy"), "folder"),
+            ((TEXT, tmp_path / "x.npy", tmp_path / "y.txt"), "ends in .npy, .npz or .csv"),
+            ((TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--prefix", "a"), "prefix: expected None"),
+        )
+        for arguments, message in cases:
+            assert command("score", *arguments) == 1
+            assert message in capsys.readouterr().err
+        for usage in (["score", "a"], ["bogus"], [], ["score", "a", "b", "c", "--num-threads", "0"]):
+            with pytest.raises(SystemExit) as stop:
+                main(usage)
+            assert stop.value.code == 2
+
+    def test_npz_that_does_not_fit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.savez(tmp_path / "x.npz", a=normal(2, 12), b=normal(2, 12))
+        assert command("score", TEXT, tmp_path / "x.npz", tmp_path / "y.npy") == 1
+        assert "expected an .npz file with the inputs" in capsys.readouterr().err
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "fastgru", "info", TEXT], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0 and "keras-v3" in run.stdout
+    shutil.copy(TEXT, tmp_path / "broken.keras")
+    (tmp_path / "broken.keras").write_bytes(TEXT.read_bytes()[:900])
+    run = subprocess.run(
+        [sys.executable, "-m", "fastgru", "info", tmp_path / "broken.keras"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1 and run.stderr.startswith("fastgru: ") and "Traceback" not in run.stderr
+
+
+PEAK = """
+import resource, sys
+from fastgru.cli import main
+from tqdm import tqdm
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert main(sys.argv[1:]) == 0
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in KiB on Linux only")
+def test_a_million_rows_stay_on_disk(tmp_path: Path) -> None:
+    model = Sequential([layers.Input((None,), "int32"), layers.Embedding(200_000, 32), layers.GRU(8)])
+    model.predict(np.zeros((1, 4), np.int32))
+    model.save(tmp_path / "m.safetensors")
+    rows = 1_000_000
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int32, (rows, 20))
+    rng = np.random.default_rng(0)
+    for i in range(0, rows, 50_000):
+        x[i : i + 50_000] = rng.integers(0, 200_000, (50_000, 20))
+    del x
+    arguments = ["score", tmp_path / "m.safetensors", tmp_path / "x.npy", tmp_path / "y.npy", "--quiet"]
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, timeout=600, check=True
+    )
+    weights = 4 * model.count_params()
+    chunk = 1024 * 20 * (4 + 8 + 1 + 32 * 4) + 1024 * 8 * 4
+    slack = 8 << 20  # what the first call of NumPy's functions brings in
+    assert int(run.stdout) <= 2 * weights + chunk + slack
+    assert np.load(tmp_path / "y.npy", mmap_mode="r").shape == (rows, 8)
+
+
+def test_format_errors_are_value_errors() -> None:
+    assert issubclass(FormatError, ValueError)
