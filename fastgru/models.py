@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +13,11 @@ import numpy as np
 
 from . import formats
 from .formats import FormatError, ModelFile
-from .graph import Graph, GraphReader, Ref, chain, input_arrays, input_masks, leaves
+from .graph import Graph, GraphReader, chain, input_arrays, input_masks
 from .layers.base import NEWEST, Array, Dialect, Layer, Shape
-from .layers.core import Embedding, Identity, Input
+from .layers.core import Input
 from .layers.ignored import ignored
 from .layers.reader import Reader
-from .layers.recurrent import RNN
 
 #: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
 _CHUNK_ROWS, _CHUNK_ELEMENTS = 1024, 1 << 20
@@ -76,8 +76,13 @@ class Model(Layer):
             raise FormatError(
                 f"{file.path}: expected a Sequential or Functional model, found {file.config.get('class_name')!r}"
             )
+        mapped = _mapping(file)
         for name, layer in model._layers.items():
             layer.load(file.tensors, name, file.path)
+            if mapped is not None and hasattr(mapped, "madvise"):
+                # The packed weights are what scoring reads: the file's pages may leave memory,
+                # and come back by themselves when somebody asks for the weights.
+                mapped.madvise(mmap.MADV_DONTNEED)
         model.ready = True
         model._entry = {key: file.config[key] for key in ("class_name", "config")}
         model.format, model.version = file.format, file.version
@@ -385,41 +390,22 @@ def walk(model: Model) -> Iterator[Layer]:
         stack += layer.parts().values()
 
 
-def sample_inputs(model: Model) -> list[Array] | None:
-    """Inputs that fit a model, drawn with a fixed seed; None where its shapes cannot be told."""
-    rng = np.random.default_rng(20240501)
-    samples: list[Array] = []
-    for end, slot in zip(model.inputs, model.graph.inputs, strict=True):
-        users = [n.layer for n in model.graph.nodes if leaves(n.x, Ref) == [Ref(slot)]]
-        first = next((u for u in users if not isinstance(u, Identity)), None)
-        shape = end.shape
-        if isinstance(first, Model) and len(first.inputs) == 1:
-            inner = sample_inputs(first)
-            if inner is None:
-                return None
-            samples += inner
-            continue
-        if shape is None and isinstance(first, Embedding):
-            shape = (None,)
-        elif shape is None and isinstance(first, RNN):
-            shape = (None, first.cells[0].width)
-        if shape is None or np.prod([n or 1 for n in shape], dtype=float) > 1e6:
-            return None
-        whole = (4, *(7 if n is None else n for n in shape))
-        if isinstance(first, Embedding):
-            samples.append(rng.integers(0, first.input_dim, whole))
-        elif end.dtype.startswith(("int", "uint", "bool")):
-            samples.append(rng.integers(0, 2, whole))
-        else:
-            samples.append(rng.standard_normal(whole).astype(np.float32))
-    return samples
-
-
 def _indented(model: Model, depth: int = 0) -> Iterator[tuple[int, Layer]]:
     for layer in model.layers:
         yield depth, layer
         if isinstance(layer, Model):
             yield from _indented(layer, depth + 1)
+
+
+def _mapping(file: ModelFile) -> mmap.mmap | None:
+    """The memory map that the tensors of a file view, if they do."""
+    for tensor in file.tensors.values():
+        base: Any = tensor
+        while base is not None:
+            if isinstance(base, mmap.mmap):
+                return base
+            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return None
 
 
 def _result(y: Any, inputs: list[Array]) -> Array:

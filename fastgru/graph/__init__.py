@@ -3,6 +3,7 @@
 from .functional import Functional, GraphReader
 from .inputs import input_arrays, input_masks
 from .plan import Graph, Node, Ref, chain, leaves
+from .samples import sample_inputs
 
 __all__ = [
     "Functional",
@@ -14,4 +15,5 @@ __all__ = [
     "input_arrays",
     "input_masks",
     "leaves",
+    "sample_inputs",
 ]
