@@ -33,7 +33,8 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        version, isa (the instruction set in use), isas (all that this build has and this machine can run), openmp, compiler.
+        version, isa (the instruction set in use), isas (all that this build has and this machine can run), openmp,
+        compiler.
     """
     return {
         "version": __version__,

@@ -57,7 +57,9 @@ def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...
     flat = any(n > 1 and s == 0 for n, s in zip(value.shape, value.strides, strict=True))
     contiguous = value.shape[-1] <= 1 or value.strides[-1] == 4
     if not value.flags.writeable or not value.flags.aligned or flat or not contiguous:
-        raise ValueError(f"{name}: expected a writeable array whose last axis is contiguous, found strides {value.strides}")
+        raise ValueError(
+            f"{name}: expected a writeable array whose last axis is contiguous, found strides {value.strides}"
+        )
     if any(s % 4 for s in value.strides):
         raise ValueError(f"{name}: expected strides of whole floats, found {value.strides} bytes")
     if any(a is not None and np.may_share_memory(value, a) for a in inputs):
@@ -91,12 +93,14 @@ def check_lengths(value: Any, rows: int, steps: int) -> I64:
 
 
 def check_mask(value: Any, rows: int, steps: int) -> tuple[I64 | None, I64 | None]:
-    """A mask (N, T) as (lengths, valid): valid[i, :lengths[i]] are row i's valid steps; None for a right-padded mask."""
+    """A mask (N, T) as (lengths, valid): valid[i, :lengths[i]] are row i's steps; None for a right-padded mask."""
     a = as_array(value, "mask")
     if a.dtype.kind not in "biu":
         raise TypeError(f"mask: expected booleans, True at valid steps, found dtype {a.dtype}")
     if a.shape != (rows, steps):
-        raise ValueError(f"mask: expected shape ({rows}, {steps}), one flag for each row and step of x, found {a.shape}")
+        raise ValueError(
+            f"mask: expected shape ({rows}, {steps}), one flag for each row and step of x, found {a.shape}"
+        )
     mask = a.astype(bool, copy=False)
     lengths = np.count_nonzero(mask, axis=1).astype(np.int64, copy=False)
     if not rows or lengths.min() == steps:

@@ -1,7 +1,7 @@
 """The only place that permutes, transposes or negates gates. Canonical: PyTorch layout, order r z n, convention K.
 
-Sources: keras/src/layers/rnn/gru.py (order z r n, kernels transposed), torch/nn/modules/rnn.py (order r z n), Chung et al.
-2014, arXiv 1412.3555 (convention C: z weighs the new state).
+Sources: keras/src/layers/rnn/gru.py (order z r n, kernels transposed), torch/nn/modules/rnn.py (order r z n), Chung et
+al. 2014, arXiv 1412.3555 (convention C: z weighs the new state).
 """
 
 from __future__ import annotations
@@ -106,3 +106,21 @@ def negate_update(weights: Weights) -> Weights:
     ih, hh = negated(weights.weight_ih), negated(weights.weight_hh)
     assert ih is not None and hh is not None
     return Weights(ih, hh, negated(weights.bias_ih), negated(weights.bias_hh))
+
+
+def for_backward(weights: Weights, *, reset_after: bool) -> tuple[list[Array], Array]:
+    """The transposed matrices that carry gradients back, in the order of the kernels' cache (n r z, and q for U_n h).
+
+    Returns [U^T (H, 3H)] with reset_after, else [U_n^T (H, H), [U_r U_z]^T (H, 2H)]; and [W_n W_r W_z]^T (I, 3H).
+    """
+    hidden = weights.weight_hh.shape[1]
+    r_z, n = np.split(weights.weight_hh, [2 * hidden])
+    recurrent = [weights.weight_hh.T] if reset_after else [n.T, r_z.T]
+    r_z, n = np.split(weights.weight_ih, [2 * hidden])
+    return recurrent, np.concatenate([n, r_z]).T
+
+
+def from_cache_order(a: Array) -> Array:
+    """Blocks n r z along axis 0 to r z n."""
+    n, r_z = np.split(a, [a.shape[0] // 3])
+    return np.concatenate([r_z, n])

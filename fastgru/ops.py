@@ -1,4 +1,6 @@
-"""Functions on arrays: validate, allocate, call the kernels. Letters: N batch, T time, I input, H hidden, K → M of a product.
+"""Functions on arrays: validate, allocate, call the kernels.
+
+Letters: N batch, T time, I input, H hidden, K → M of a product.
 
 Arrays may be anything with the buffer, ``__array__`` or DLPack protocol (PyTorch CPU tensors too). Computation is in
 float32; float64 and integers are rounded to it once on the way in. Results are equal bit for bit for any num_threads,
@@ -17,10 +19,23 @@ from fastgru._core.dense import PackedDense
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_activation
 from fastgru.checks import F32, I64, as_array, check_lengths, check_mask, check_offsets, float32, output
+from fastgru.gradients import Gradients, GRUCache, check_trainable, gru_backward
 
 Activation = str | tuple[str, float, float] | tuple[str, float] | tuple[str]
 
-__all__ = ["PackedDense", "PackedGRU", "activate", "dense", "gru", "gru_final", "pack_dense", "pack_gru"]
+__all__ = [
+    "GRUCache",
+    "Gradients",
+    "PackedDense",
+    "PackedGRU",
+    "activate",
+    "dense",
+    "gru",
+    "gru_backward",
+    "gru_final",
+    "pack_dense",
+    "pack_gru",
+]
 
 
 def pack_gru(
@@ -43,7 +58,8 @@ def pack_gru(
     weight_hh : (3H, H)
     bias_ih, bias_hh : (3H,), optional
     reset_after : bool
-        True: n = φ(W_n x + b_n + r ⊙ (U_n h + c_n)), as PyTorch and Keras 3 by default. False: U_n (r ⊙ h), the textbook's.
+        True: n = φ(W_n x + b_n + r ⊙ (U_n h + c_n)), as PyTorch and Keras 3 by default.
+        False: U_n (r ⊙ h), the textbook's.
     update_gate : {"old", "new"}
         What z weighs: the old state (h' = (1-z) n + z h: PyTorch, Keras, ONNX), or the new one (Chung 2014, GRU4Rec).
     activation, recurrent_activation : str or (name, alpha, beta)
@@ -78,7 +94,7 @@ def pack_gru(
         weights = gates.negate_update(weights)
     elif update_gate != "old":
         raise ValueError(f"update_gate: expected 'old' or 'new', found {update_gate!r}")
-    return PackedGRU(*weights, bool(reset_after), act, recurrent, _isa)
+    return PackedGRU(*weights, bool(reset_after), act, recurrent, _isa, update_gate)
 
 
 def _activation(name: str, activation: Any) -> tuple[str, float, float]:
@@ -92,7 +108,9 @@ def _packed(weight_ih: Any, rest: tuple[Any, ...], variant: dict[str, Any]) -> P
     """The packed weights that a call gave, or packs now."""
     if not isinstance(weight_ih, PackedGRU):
         if rest[0] is None:
-            raise TypeError("weight_hh: expected an array (3H, H), found None; only the result of pack_gru stands alone")
+            raise TypeError(
+                "weight_hh: expected an array (3H, H), found None; only the result of pack_gru stands alone"
+            )
         return pack_gru(weight_ih, *rest, **variant)
     if any(w is not None for w in rest):
         raise ValueError("weight_hh, bias_ih, bias_hh: expected None beside packed weights, which hold them already")
@@ -123,7 +141,8 @@ def gru(
     padding: str = "zero",
     num_threads: int | None = None,
     out: Any = None,
-) -> tuple[F32, F32]:
+    return_cache: bool | str = False,
+) -> Any:
     """Run one GRU layer in one direction.
 
     Parameters
@@ -150,11 +169,15 @@ def gru(
         At most so many threads; default `fastgru.get_num_threads()`.
     out : float32 array of y's shape, optional
         Where y is written.
+    return_cache : bool or "recompute"
+        Also return what `gru_backward` needs: 16 H bytes for each valid step; with "recompute" nothing beyond x, y and
+        the weights, and a second forward pass then.
 
     Returns
     -------
     y : float32 (N, T, H), (T, N, H) or (ΣT, H), as x
     h_n : float32 (N, H), the state after the last valid step; h0 for rows without any
+    cache : GRUCache, only with return_cache
 
     Raises
     ------
@@ -163,8 +186,8 @@ def gru(
 
     Notes
     -----
-    The equations are in `fastgru.reference`. States smaller than 2**-100 become 0, so that a state which decays does not
-    slow down to the speed of subnormal numbers.
+    The equations are in `fastgru.reference`. States smaller than 2**-100 become 0, so that a state which decays does
+    not slow down to the speed of subnormal numbers.
     """
     variant = {
         "reset_after": reset_after,
@@ -182,8 +205,33 @@ def gru(
     y = np.empty(shape, np.float32) if out is None else output(out, "out", shape, (x, h0))
     h_n = np.empty((rows, hidden), np.float32)
     time_major = not batch_first and offsets is None
-    packed.run(x, h0, y, h_n, lengths, valid, offsets, time_major, bool(reverse), padding == "keras", num_threads)
-    return y, h_n
+    options = (lengths, valid, offsets, time_major, bool(reverse), padding == "keras")
+    if return_cache is False:
+        packed.run(x, h0, y, h_n, *options, num_threads)
+        return y, h_n
+    cache = _new_cache(packed, x, h0, y, options, return_cache)
+    packed.run(x, h0, y, h_n, *options, num_threads, cache.gates, cache.firsts)
+    return y, h_n, cache
+
+
+def _new_cache(
+    packed: PackedGRU, x: F32, h0: F32 | None, y: F32, options: tuple[Any, ...], return_cache: bool | str
+) -> GRUCache:
+    """Room for what the forward pass keeps."""
+    if return_cache is not True and return_cache != "recompute":
+        raise ValueError(f"return_cache: expected True, False or 'recompute', found {return_cache!r}")
+    check_trainable(packed)
+    lengths, _, offsets, time_major, *_ = options
+    if offsets is not None:
+        counts = np.diff(offsets)
+    elif lengths is not None:
+        counts = lengths
+    else:
+        steps, rows = x.shape[:2] if time_major else x.shape[1::-1]
+        counts = np.full(rows, steps, np.int64)
+    firsts = np.cumsum(counts) - counts
+    kept = np.empty((int(counts.sum()), 4 * packed.hidden_size), np.float32) if return_cache is True else None
+    return GRUCache(packed, x, h0, y, kept, firsts, *options)
 
 
 def gru_final(

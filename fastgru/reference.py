@@ -43,10 +43,17 @@ ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
 DEFAULTS = {"hard_sigmoid": (0.2, 0.5), "elu": (1.0, 0.0), "leaky_relu": (0.01, 0.0)}
 
 
+def _parts(activation: str | tuple[Any, ...]) -> tuple[str, float, float]:
+    """Name, alpha and beta of an activation given by name or as (name, alpha, beta)."""
+    name = activation if isinstance(activation, str) else str(activation[0])
+    given = [] if isinstance(activation, str) else list(activation[1:])
+    values = [*given, *DEFAULTS.get(name, (0.0, 0.0))[len(given) :]]
+    return name, values[0], values[1]
+
+
 def activate(x: Array, activation: str | tuple[Any, ...]) -> Array:
     """An activation by name, or (name, alpha, beta)."""
-    name, *given = (activation,) if isinstance(activation, str) else activation
-    alpha, beta = [*given, *DEFAULTS.get(name, (0.0, 0.0))[len(given) :]]
+    name, alpha, beta = _parts(activation)
     with np.errstate(over="ignore"):
         return ACTIVATIONS[name](x, alpha, beta)
 
@@ -74,7 +81,8 @@ def gru_cell(
     r = activate(x_r + h @ U_r.T + c_r, recurrent_activation)
     z = activate(x_z + h @ U_z.T + c_z, recurrent_activation)
     n = activate(x_n + (r * (h @ U_n.T + c_n) if reset_after else (r * h) @ U_n.T + c_n), activation)
-    return (1 - z) * n + z * h if update_gate == "old" else (1 - z) * h + z * n
+    new_h: Array = (1 - z) * n + z * h if update_gate == "old" else (1 - z) * h + z * n
+    return new_h
 
 
 def gru(
@@ -148,10 +156,10 @@ SLOPES: dict[str, Callable[[Array, float, float], Array]] = {
 
 def slope(x: Array, activation: str | tuple[Any, ...]) -> Array:
     """The derivative of `activate`."""
-    name, *given = (activation,) if isinstance(activation, str) else activation
-    alpha, beta = [*given, *DEFAULTS.get(name, (0.0, 0.0))[len(given) :]]
+    name, alpha, beta = _parts(activation)
     with np.errstate(over="ignore"):
-        return SLOPES[name](x, alpha, beta).astype(x.dtype)
+        derivative: Array = SLOPES[name](x, alpha, beta).astype(x.dtype)
+    return derivative
 
 
 def gru_cell_backward(
@@ -237,9 +245,7 @@ def gru_backward(
     for t, h in zip(reversed(order), reversed(states[:-1]), strict=True):
         now = valid[:, t, None]
         repeated = repeated + dy[:, t] if padding == "keras" else np.where(now, dy[:, t], 0)
-        step, dh, inputs, recurrent = gru_cell_backward(
-            np.where(now, d + repeated, 0), x[:, t], h, *weights, **variant
-        )
+        step, dh, inputs, recurrent = gru_cell_backward(np.where(now, d + repeated, 0), x[:, t], h, *weights, **variant)
         dx[:, t] = step
         d = np.where(now, dh, d)
         repeated = np.where(now, 0, repeated)

@@ -24,12 +24,32 @@ cdef struct Job:
     int64_t workspace          # floats of one thread
 
 
+cdef inline int64_t length_of(const Job *j, int64_t row) noexcept nogil:
+    if j.offsets != NULL:
+        return j.offsets[row + 1] - j.offsets[row]
+    return j.lengths[row] if j.lengths != NULL else j.steps
+
+
+cdef inline int64_t time_of(const Job *j, int64_t row, int64_t step, int64_t length) noexcept nogil:
+    if j.reverse:
+        step = length - 1 - step
+    return j.valid[row * j.steps + step] if j.valid != NULL else step
+
+
+cdef inline const float *x_at(const Job *j, int64_t row, int64_t t) noexcept nogil:
+    if j.offsets != NULL:
+        return j.x + (j.offsets[row] + t) * j.x_time
+    return j.x + row * j.x_row + t * j.x_time
+
+
 cdef class PackedGRU:
     cdef fg_gru gru
     cdef const fg_table *table
     cdef tuple arrays                      # what the pointers in `gru` point into
     cdef readonly str isa
     cdef readonly object activation, recurrent_activation
+    cdef readonly str update_gate          # as the weights were given: "old" or "new"
+    cdef readonly bint has_bias_ih, has_bias_hh
 
     cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1
     cdef int64_t workspace(self, bint states, int64_t slots, int64_t longest) noexcept

@@ -10,6 +10,9 @@ class PackedGRU:
     isa: str
     activation: tuple[str, float, float]
     recurrent_activation: tuple[str, float, float]
+    update_gate: str
+    has_bias_ih: bool
+    has_bias_hh: bool
 
     def __init__(
         self,
@@ -21,7 +24,9 @@ class PackedGRU:
         activation: Any,
         recurrent_activation: Any,
         isa: str | None,
+        update_gate: str = "old",
     ) -> None: ...
+    def weights(self) -> tuple[F32, F32]: ...
     @property
     def input_size(self) -> int: ...
     @property
@@ -43,4 +48,6 @@ class PackedGRU:
         reverse: bool = False,
         repeat: bool = False,
         num_threads: int | None = None,
+        cache: F32 | None = None,
+        firsts: I64 | None = None,
     ) -> None: ...

@@ -12,27 +12,9 @@ from fastgru._core.isa cimport find, parse_activation, threads_for
 from fastgru._core.memory cimport aligned, round_up
 from fastgru._core.table cimport FG_MAX_ROWS, fg_gru, fg_step_scratch, fg_table
 
-from fastgru._core.packing import gate_lanes, pack_panels, pack_vector
+from fastgru._core.packing import gate_lanes, pack_panels, pack_vector, unpack_panels
 
 cnp.import_array()
-
-
-cdef inline int64_t length_of(const Job *j, int64_t row) noexcept nogil:
-    if j.offsets != NULL:
-        return j.offsets[row + 1] - j.offsets[row]
-    return j.lengths[row] if j.lengths != NULL else j.steps
-
-
-cdef inline int64_t time_of(const Job *j, int64_t row, int64_t step, int64_t length) noexcept nogil:
-    if j.reverse:
-        step = length - 1 - step
-    return j.valid[row * j.steps + step] if j.valid != NULL else step
-
-
-cdef inline const float *x_at(const Job *j, int64_t row, int64_t t) noexcept nogil:
-    if j.offsets != NULL:
-        return j.x + (j.offsets[row] + t) * j.x_time
-    return j.x + row * j.x_row + t * j.x_time
 
 
 cdef inline float *y_at(const Job *j, int64_t row, int64_t t) noexcept nogil:
@@ -191,7 +173,8 @@ cdef class PackedGRU:
     Read-only, and safe to use from several threads at once.
     """
 
-    def __init__(self, weight_ih, weight_hh, bias_ih, bias_hh, bint reset_after, activation, recurrent_activation, isa):
+    def __init__(self, weight_ih, weight_hh, bias_ih, bias_hh, bint reset_after, activation, recurrent_activation, isa,
+                 update_gate="old"):
         """Float32 weights in convention K, already validated: (3H, I), (3H, H), (3H) or None, (3H) or None."""
         cdef int64_t H = weight_hh.shape[1]
         self.table = find(isa)
@@ -202,11 +185,9 @@ cdef class PackedGRU:
         self.gru.activation = parse_activation(activation)
         self.gru.recurrent_activation = parse_activation(recurrent_activation)
         self.gru.input_size, self.gru.hidden_size = weight_ih.shape[1], H
-        r, z, n = (gate_lanes(gate, H, W) for gate in range(3))
-        if reset_after:
-            passes = [np.stack([r, z, n], axis=1).ravel()]
-        else:
-            passes = [np.concatenate([r.ravel(), z.ravel()]), n.ravel()]
+        self.update_gate = update_gate
+        self.has_bias_ih, self.has_bias_hh = bias_ih is not None, bias_hh is not None
+        passes, n = self._lanes()
         bias = bias_ih
         if bias_hh is not None:
             bias = bias_hh.copy() if bias_ih is None else bias_ih + bias_hh
@@ -225,9 +206,25 @@ cdef class PackedGRU:
             self.gru.h[i].start = NULL
         self.gru.recurrent_start = NULL
         if reset_after:
-            arrays.append(pack_vector(bias_hh, n.ravel()))
+            arrays.append(pack_vector(bias_hh, n))
             self.gru.recurrent_start = <const float *>cnp.PyArray_DATA(arrays[3])
         self.arrays = tuple(arrays)
+
+    def _lanes(self):
+        """Which row of a (3H, K) matrix each output lane of each pass holds, and those of n alone."""
+        r, z, n = (gate_lanes(gate, self.gru.hidden_size, self.table.width) for gate in range(3))
+        if self.gru.reset_after:
+            return [np.stack([r, z, n], axis=1).ravel()], n.ravel()
+        return [np.concatenate([r.ravel(), z.ravel()]), n.ravel()], n.ravel()
+
+    def weights(self):
+        """weight_ih (3H, I) and weight_hh (3H, H) in convention K, unpacked."""
+        H, I, W = self.gru.hidden_size, self.gru.input_size, self.table.width
+        weight_ih, weight_hh = np.empty((3 * H, I), np.float32), np.empty((3 * H, H), np.float32)
+        for i, lanes in enumerate(self._lanes()[0]):
+            unpack_panels(self.arrays[3 * i], lanes, I, W, weight_ih)
+            unpack_panels(self.arrays[3 * i + 1], lanes, H, W, weight_hh)
+        return weight_ih, weight_hh
 
     @property
     def input_size(self):
@@ -257,17 +254,18 @@ cdef class PackedGRU:
         raise TypeError("a PackedGRU belongs to one instruction set: pickle the weights, and pack them where they are used")
 
     def run(self, x, h0, y, h_n, lengths=None, valid=None, offsets=None, bint time_major=False, bint reverse=False,
-            bint repeat=False, num_threads=None):
+            bint repeat=False, num_threads=None, cache=None, firsts=None):
         """Run the layer on validated arrays; `fastgru.ops` is the checked way here.
 
         x, y : float32 (N, T, I) and (N, T, H), or (T, N, ...) if `time_major`, or (ΣT, ...) with `offsets`; the last axis
             contiguous. y None: only h_n is wanted. h0 (None: zeros) and h_n: (N, H), last axis contiguous.
         lengths : int64 (N), each 0 … T. valid : int64 (N, T), the valid steps of each row. offsets : int64 (N+1).
+        cache : float32 (ΣT, 4H) to fill for the backward pass, with firsts : int64 (N), where each row's steps begin in it.
         """
         cdef Job j
         cdef cnp.ndarray xa = x, ya, ha, hn = h_n
-        cdef int64_t longest
-        cdef double total
+        cdef int64_t longest = 0
+        cdef double total = 0
         cdef int batch = 1 if time_major else 0
         order = None
         memset(&j, 0, sizeof(Job))
@@ -303,6 +301,9 @@ cdef class PackedGRU:
             longest, total = counts.max(), counts.sum()
             order = longest_first(counts)
             j.order = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>order) if order is not None else NULL
+        if cache is not None:
+            j.cache = <float *>cnp.PyArray_DATA(<cnp.ndarray>cache)
+            j.firsts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>firsts)
         self.execute(&j, longest, total, num_threads)
 
     cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1:

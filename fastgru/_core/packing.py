@@ -35,6 +35,17 @@ def pack_panels(weight: F32, lanes: NDArray[np.int64], width: int) -> F32:
     return packed
 
 
+def unpack_panels(packed: F32, lanes: NDArray[np.int64], inputs: int, width: int, weight: F32) -> None:
+    """Write the rows that `lanes` names back into `weight` (M, K): the inverse of `pack_panels`."""
+    vecs, first = len(lanes) // width, 0
+    while first < vecs:
+        vectors = panel_width(vecs - first)
+        a, b = first * width, (first + vectors) * width
+        rows = packed[a * inputs : b * inputs].reshape(inputs, b - a).T
+        weight[lanes[a:b][lanes[a:b] >= 0]] = rows[lanes[a:b] >= 0]
+        first += vectors
+
+
 def pack_vector(vector: F32 | None, lanes: NDArray[np.int64]) -> F32:
     """A bias in the order of `lanes`, zeros where there is none."""
     packed = aligned_zeros(len(lanes))
