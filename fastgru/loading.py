@@ -92,7 +92,7 @@ def _recurrent(file: ModelFile, prefix: str | None) -> nn.GRU | nn.GRUCell:
     elif prefix and not prefix.endswith("."):
         prefix += "."
     if prefix not in grus:
-        raise FormatError(f"{file.path}: no GRU at prefix {prefix!r}; found {listed}")
+        raise FormatError(f"{file.path}: no GRU at prefix {prefix!r}; found {listed}{_hint(file.tensors)}")
     weights = _weights(file.tensors, prefix, cell=grus[prefix].startswith("GRUCell"))
     try:
         return _cell(weights) if "weight_ih" in weights else _layers(weights)

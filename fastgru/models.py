@@ -142,7 +142,8 @@ class Model(Layer):
             inputs a list or dict like ``x``, None where an input has none.
         mask
             (N, T), True at valid steps. At most one of ``lengths`` and ``mask``. As in Keras, a
-            Masking layer or an Embedding with mask_zero replaces it.
+            Masking layer or an Embedding with mask_zero replaces it, and a GRU of a Keras 3 file
+            that is called with an initial state runs without it.
         batch_size
             Rows scored at once. It bounds memory and does not change results; by default chosen.
         num_threads

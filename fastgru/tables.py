@@ -19,14 +19,14 @@ import numpy as np
 from .formats import FormatError
 from .layers.base import Array, Shape
 
-Path_ = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 _READ_ROWS = 1024
 
 
 class NpyReader:
     """One array of a .npy file, mapped a chunk at a time so that no more stays resident."""
 
-    def __init__(self, path: Path_) -> None:
+    def __init__(self, path: FilePath) -> None:
         self._path = os.fspath(path)
         with open(path, "rb") as file:
             self.shape, self._fortran, self._dtype = _header(file, self._path)
@@ -56,7 +56,7 @@ class NpyReader:
 class NpzReader:
     """The arrays of a .npz file, read as streams side by side."""
 
-    def __init__(self, path: Path_) -> None:
+    def __init__(self, path: FilePath) -> None:
         self._path = os.fspath(path)
         self.shapes: dict[str, Shape] = {}
         try:
@@ -104,7 +104,7 @@ class NpzReader:
 class CsvReader:
     """One row of numbers per line, separated by commas; a first line of names is left out."""
 
-    def __init__(self, path: Path_) -> None:
+    def __init__(self, path: FilePath) -> None:
         self._path = os.fspath(path)
         self.names = ("",)
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -148,7 +148,7 @@ class CsvReader:
 Reader = NpyReader | NpzReader | CsvReader
 
 
-def open_table(path: Path_) -> Reader:
+def open_table(path: FilePath) -> Reader:
     """The reader for a file, chosen by its content.
 
     Raises
@@ -172,7 +172,7 @@ def open_table(path: Path_) -> Reader:
 class Writer:
     """Writes named outputs as they come; the target's suffix (.npy, .npz, .csv) says how."""
 
-    def __init__(self, target: Path_) -> None:
+    def __init__(self, target: FilePath) -> None:
         self.target = Path(target)
         self.kind = self.target.suffix.lower()
         if self.kind not in (".npy", ".npz", ".csv"):
@@ -234,7 +234,7 @@ class Writer:
 
 
 @contextmanager
-def writing(target: Path_) -> Iterator[Writer]:
+def writing(target: FilePath) -> Iterator[Writer]:
     """A `Writer` whose file appears when the block ends well, and not at all otherwise."""
     writer = Writer(target)
     try:

@@ -20,6 +20,7 @@ from fastgru.models import Model, Sequential
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = GOLDEN / "keras_text_gru.keras"
+FILES = sorted(p for p in GOLDEN.iterdir() if p.is_file() and p.suffix != ".npz")
 
 
 def command(*arguments: str | os.PathLike[str]) -> int:
@@ -45,13 +46,13 @@ class TestInfo:
         out = capsys.readouterr().out
         assert "pytorch-zip" in out and "GRU at prefix" in out and "weight_ih_l0_reverse" in out
 
-    @pytest.mark.parametrize("file", sorted(p for p in GOLDEN.iterdir() if p.suffix != ".npz"), ids=lambda p: p.name)
+    @pytest.mark.parametrize("file", FILES, ids=lambda p: p.name)
     def test_every_golden_file(self, file: Path) -> None:
         assert command("info", file) == 0
 
 
 class TestConvert:
-    @pytest.mark.parametrize("file", sorted(p for p in GOLDEN.iterdir() if p.suffix != ".npz"), ids=lambda p: p.name)
+    @pytest.mark.parametrize("file", FILES, ids=lambda p: p.name)
     def test_verified(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if file.name == "torch_tensors.pt":
             pytest.skip("it holds a complex128 tensor, which safetensors has no type for")

@@ -121,6 +121,15 @@ def test_bidirectional(mode: str | None, sequences: bool, mask: str) -> None:
     close(found, merged[mode])
 
 
+def test_bidirectional_around_a_backwards_layer_flips_both_halves() -> None:
+    forward = layers.GRU(UNITS, return_sequences=True, go_backwards=True)
+    layer = layers.Bidirectional(forward)
+    layer.set_weights([*weights(), *weights(seed=9)])
+    a, _ = run(X, [(weights(), {"reset_after": True})], go_backwards=True)
+    b, _ = run(X, [(weights(seed=9), {"reset_after": True})])
+    close(layer(X), np.concatenate([a, b[:, ::-1]], -1))
+
+
 def test_bidirectional_of_old_keras_repeats_masked_outputs() -> None:
     valid = mask_of("right")
     both = weights() + weights(seed=9)
@@ -158,6 +167,11 @@ def test_time_major_is_the_same_with_axes_swapped() -> None:
     plain, turned = gru(return_sequences=True), gru(return_sequences=True, time_major=True)
     y = plain(X, valid)
     np.testing.assert_array_equal(turned(np.swapaxes(X, 0, 1), valid.T), np.swapaxes(y, 0, 1))
+
+
+def test_a_list_of_inputs_builds_by_the_first() -> None:
+    assert layers.GRU(UNITS)([X, H0]).shape == (ROWS, UNITS)
+    assert layers.GRU(UNITS)(X, np.ones((ROWS, STEPS)).tolist()).shape == (ROWS, UNITS)
 
 
 def test_keras_2_passes_states_in_the_input_list() -> None:

@@ -226,9 +226,10 @@ class Layer:
     def ensure_ready(self, x: Any) -> None:
         """Draw initial weights when none were given, once, whichever thread comes first."""
         if not self.ready:
+            first = x[0] if isinstance(x, (list, tuple)) else x
             with _BUILDING:
                 if not self.ready:
-                    self.build(np.shape(x), np.random.default_rng())
+                    self.build(np.shape(first), np.random.default_rng())
 
     def __call__(
         self,
@@ -241,6 +242,8 @@ class Layer:
         """Score ``x`` (an array, or a list of arrays); returns the output without its mask."""
         values = [np.asarray(v) for v in x] if isinstance(x, (list, tuple)) else np.asarray(x)
         self.ensure_ready(values)
+        if mask is not None and not isinstance(x, (list, tuple)):
+            mask = np.asarray(mask).astype(bool)
         return self.forward(values, mask, num_threads, initial_state)[0]
 
     def output_count(self) -> int:

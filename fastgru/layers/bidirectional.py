@@ -111,16 +111,22 @@ class Bidirectional(Layer):
             half = len(initial_state) // 2
             starts = (initial_state[:half], initial_state[half:])
         x = as_float32(x)
-        y, states = first.scan(x, mask, starts[0], num_threads)
-        y_back, states_back = second.scan(x, mask, starts[1], num_threads)
+        merged: Any = None
+        halves: tuple[Any, Any] = (None, None)
+        if self.merge_mode == "concat" and first.return_sequences and x.ndim == 3:
+            units = first.cells[-1].units
+            merged = np.empty((*x.shape[:2], units + second.cells[-1].units), np.float32)
+            halves = (merged[..., :units], merged[..., units:])
+        y, states = first.scan(x, mask, starts[0], num_threads, halves[0])
+        y_back, states_back = second.scan(x, mask, starts[1], num_threads, halves[1])
         if first.return_sequences and first.go_backwards:
             # `scan` gives input order; Keras leaves the forward half in processing order and
             # flips the other half, so a backwards "forward" layer flips both.
             axis = 0 if first.time_major else 1
             y, y_back = np.flip(y, axis), np.flip(y_back, axis)
-        merged: Any
+            merged = None if merged is None else np.flip(merged, axis)
         if self.merge_mode == "concat":
-            merged = np.concatenate([y, y_back], axis=-1)
+            merged = np.concatenate([y, y_back], axis=-1) if merged is None else merged
         elif self.merge_mode == "sum":
             merged = y + y_back
         elif self.merge_mode == "mul":

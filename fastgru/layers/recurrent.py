@@ -128,18 +128,21 @@ class RNN(Layer):
         return [own, *([None] * len(self.cells))] if self.return_state else own
 
     def scan(
-        self, x: Array, mask: Array | None, initial_state: Any, num_threads: int | None
+        self, x: Array, mask: Array | None, initial_state: Any, num_threads: int | None, out: Array | None = None
     ) -> tuple[Array, list[Array]]:
-        """The output in *input* order (N, T, H), or the last (N, H), and the final states."""
+        """The output in *input* order (N, T, H), or the last (N, H), and the final states.
+
+        ``out``, with return_sequences, is where the output goes.
+        """
         if not self.stateful:
-            return self._scan(x, mask, initial_state, num_threads)
+            return self._scan(x, mask, initial_state, num_threads, out)
         with self._turn:  # one call after the other, or the states would mix
-            y, states = self._scan(x, mask, initial_state, num_threads)
+            y, states = self._scan(x, mask, initial_state, num_threads, out)
             self.states = [np.array(state) for state in states]
         return y, states
 
     def _scan(
-        self, x: Array, mask: Array | None, initial_state: Any, num_threads: int | None
+        self, x: Array, mask: Array | None, initial_state: Any, num_threads: int | None, out: Array | None
     ) -> tuple[Array, list[Array]]:
         x = as_float32(x)
         self._check_input(x)
@@ -160,7 +163,7 @@ class RNN(Layer):
         cell, h0 = self.cells[-1], start[-1]
         if self.return_sequences:
             padding = "zero" if self.zero_output_for_mask else "keras"
-            y, h_n = ops.gru(x, cell.packed, h0=h0, padding=padding, **common)
+            y, h_n = ops.gru(x, cell.packed, h0=h0, padding=padding, out=out, **common)
             if self._dialect.leading_state and padding == "keras":
                 self._fill_leading(y, mask, h0)
         else:
