@@ -536,6 +536,57 @@ def group_keras3(out: Path) -> None:
     save_keras(out, keras, "k3_h5_", with_policy("bfloat16"), ".h5")
 
 
+def keras3_refused(out: Path) -> None:
+    """Real files that no reader can honour; in refused/, without expected values."""
+    import keras
+
+    layers = keras.layers
+    refused = out / "refused"
+    refused.mkdir(exist_ok=True)
+
+    def save(name: str, *outputs: Any, suffix: str = ".keras") -> None:
+        model = keras.Model(x, list(outputs))
+        randomize(model)
+        model.save(refused / f"{name}{suffix}")
+        if suffix == ".keras":
+            deflate(refused / f"{name}{suffix}")
+
+    class Scale(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+        def call(self, value: Any) -> Any:
+            return value * self.factor
+
+    class GRU(layers.GRU):
+        """A user's class under a known name."""
+
+    x = keras.Input((4, 3), name="x")
+    save("lambda", layers.GRU(2)(layers.Lambda(lambda value: value * 2.0)(x)))
+    save("lambda_h5", layers.GRU(2)(layers.Lambda(lambda value: value * 2.0)(x)), suffix=".h5")
+    save("custom_layer", Scale(name="scale")(layers.GRU(2)(x)))
+    save("custom_layer_h5", Scale(name="scale")(layers.GRU(2)(x)), suffix=".h5")
+    save("custom_gru", GRU(2)(x))
+    save("lstm", layers.LSTM(2, name="memory")(x))
+    shared = layers.GRU(3, return_sequences=True, name="both")
+    inner = keras.Sequential([keras.Input((4, 3)), shared, layers.Dense(3)], name="inner")
+    save("shared_across", shared(inner(x)))
+
+    class Subclassed(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layers.GRU(2)
+
+        def call(self, value: Any) -> Any:
+            return self.gru(value)
+
+    model = Subclassed()
+    model(normal(1, 4, 3))
+    model.save(refused / "subclassed.keras")
+    deflate(refused / "subclassed.keras")
+    model.save_weights(refused / "only.weights.h5")
+
+
 def group_tfkeras(out: Path) -> None:
     import tf_keras as keras
 
@@ -612,6 +663,9 @@ def torch_gru_files(out: Path) -> None:
         state = {f"core.cell.{key}": value for key, value in cell.state_dict().items()}
         torch.save(state, out / "torch_cell.pt")
         save_torch(out, "torch_cell", state, x=x, h0=h, h_n=cell(x, h))
+
+    (out / "refused").mkdir(exist_ok=True)
+    torch.jit.trace(torch.nn.Linear(2, 1), torch.ones(1, 2)).save(out / "refused/torchscript.pt")
 
     from safetensors.torch import save_file
 
@@ -870,7 +924,7 @@ def synthetic_cudnn(out: Path) -> None:
 
 
 GROUPS: dict[str, list[Callable[[Path], None]]] = {
-    "keras3": [group_keras3],
+    "keras3": [group_keras3, keras3_refused],
     "tfkeras": [group_tfkeras],
     "tf213": [group_tf213],
     "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint],

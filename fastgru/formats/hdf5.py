@@ -1,9 +1,10 @@
 """HDF5 as Keras writes it, read from memory: groups, attributes, contiguous and compact datasets.
 
-pyfive walks the object headers, heaps and B-trees. The values are read here, not by pyfive: it zero-fills
-truncated data, reads external storage as if it were local, and takes every 2-byte float for IEEE half. Datasets
-that are chunked, filtered, external or virtual are refused (1 KB of a declared chunk can inflate to 800 MB, and
-no Keras file has any); so are soft and external links.
+pyfive walks the object headers, links and B-trees. Values and attributes are read here, not by
+pyfive: it zero-fills truncated data, reads external storage as if it were local, and takes every
+2-byte float for IEEE half. Datasets that are chunked, filtered, external or virtual are refused
+(1 KB of a declared chunk can inflate to 800 MB, and no Keras file has any); so are soft and
+external links.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .hdf5_attributes import GlobalHeaps, attribute
 from .model_file import Tensor
 from .untrusted import LIMITS, REMEDIES, ByteFile, Source
 
@@ -30,10 +32,18 @@ _IEEE = {(2, 5, 10, 15): "f2", (4, 8, 23, 127): "f4", (8, 11, 52, 1023): "f8"}
 _BFLOAT16 = (2, 8, 7, 127)
 
 
+class _File(ByteFile):
+    """What pyfive reads from, and the file's variable-length values."""
+
+    def __init__(self, data: memoryview) -> None:
+        super().__init__(data)
+        self.heaps = GlobalHeaps(data)
+
+
 class _Node:
     """An object of the file; `_object` is pyfive's DataObjects."""
 
-    def __init__(self, source: Source, file: ByteFile, name: str, object_: Any) -> None:
+    def __init__(self, source: Source, file: _File, name: str, object_: Any) -> None:
         self._source = source
         self._file = file
         self._object = object_
@@ -42,20 +52,17 @@ class _Node:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Attributes by name: str for a string, list of str for an array of strings, else an ndarray."""
+        """Attributes by name: str, list of str, ndarray; None for types that Keras never writes."""
         if self._attrs is None:
             with self._source.parsing(self.name, "HDF5 attributes"):
-                self._check_attributes()
-                found = self._object.get_attributes()
-                self._attrs = {str(key): _plain(value) for key, value in found.items()}
+                self._attrs = self._read_attributes()
         return self._attrs
 
-    def _check_attributes(self) -> None:
-        """Refuse attributes that declare more values than their message holds: pyfive allocates first."""
+    def _read_attributes(self) -> dict[str, Any]:
         header = self._object
         for message in header.find_msg_type(_ATTRIBUTE_INFO):
-            flags = header.msg_data[message["offset_to_message"] + 1]
-            at = message["offset_to_message"] + 2 + (2 if flags & 1 else 0)
+            at = message["offset_to_message"]
+            at += 4 if header.msg_data[at + 1] & 1 else 2
             if struct.unpack_from("<Q", header.msg_data, at)[0] != _UNDEFINED:
                 raise self._source.refuse(
                     self.name,
@@ -63,30 +70,18 @@ class _Node:
                     found="dense attribute storage (a file written with libver='latest')",
                     remedy=REMEDIES["export_keras"],
                 )
+        found = {}
         for message in header.find_msg_type(_ATTRIBUTE):
             at = message["offset_to_message"]
-            version, _, name_size, type_size, space_size = struct.unpack_from("<BBHHH", header.msg_data, at)
-            pad = 8 if version == 1 else 1
-            at += (9 if version == 3 else 8) + -(-name_size // pad) * pad
-            itemsize = struct.unpack_from("<I", header.msg_data, at + 4)[0]
-            at += -(-type_size // pad) * pad
-            space_version, rank, _, kind = struct.unpack_from("<BBBB", header.msg_data, at)
-            if space_version == 2 and kind == 2:  # a null dataspace has no values
-                continue
-            dims = struct.unpack_from(f"<{rank}Q", header.msg_data, at + (8 if space_version == 1 else 4))
-            if math.prod(dims) * max(itemsize, 1) > message["size"]:
-                raise self._source.refuse(
-                    self.name,
-                    expected=f"an attribute of at most {message['size']} bytes",
-                    found=f"shape {dims}",
-                    remedy=REMEDIES["bomb"],
-                )
+            name, value = attribute(header.msg_data[at : at + message["size"]], self._file.heaps)
+            found[name] = value
+        return found
 
 
 class Group(_Node):
     """A group: child objects by name. Children are opened when asked for."""
 
-    def __init__(self, source: Source, file: ByteFile, name: str, object_: Any) -> None:
+    def __init__(self, source: Source, file: _File, name: str, object_: Any) -> None:
         super().__init__(source, file, name, object_)
         with source.parsing(name, "an HDF5 group"):
             self._links: dict[str, Any] = object_.get_links()
@@ -252,18 +247,7 @@ class Dataset(_Node):
         return self._source.refuse(self.name, expected="contiguous values", found=found, remedy=REMEDIES["h5_layout"])
 
 
-def _plain(value: Any) -> Any:
-    """Return an attribute with pyfive's bytes and str made str (0.9 gives str for variable length, 1.x bytes)."""
-    if isinstance(value, (bytes, np.bytes_)):
-        return bytes(value).rstrip(b"\x00").decode("utf-8")
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "SUO":
-        return [_plain(item) for item in value.ravel().tolist()]
-    return value
-
-
-def _open(source: Source, file: ByteFile, name: str, address: int) -> Group | Dataset:
+def _open(source: Source, file: _File, name: str, address: int) -> Group | Dataset:
     from pyfive.dataobjects import DataObjects
 
     with source.parsing(name, "an HDF5 object"):
@@ -323,7 +307,7 @@ def open_hdf5(source: Source, member: str = "") -> Group:
         )
     from pyfive.misc_low_level import SuperBlock
 
-    file = ByteFile(data)
+    file = _File(data)
     with source.parsing(member, "an HDF5 superblock"):
         root = SuperBlock(file, 0).offset_to_dataobjects
     group = _open(source, file, f"{member}:/" if member else "/", root)

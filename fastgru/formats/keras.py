@@ -9,6 +9,7 @@ twice, so that their numbers go up by two. (Keras: src/saving/saving_lib.py, `_s
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from .archive import Archive
@@ -37,7 +38,7 @@ def read_keras(source: Source, archive: Archive) -> ModelFile:
     plan = plan_model(source, _CONFIG, entry)
     weights = Source(source.name, archive.read(_WEIGHTS))
     root = open_hdf5(weights, _WEIGHTS)
-    reader = _Reader(weights)
+    reader = _Reader(weights, plan)
     reader.layer(plan, root)
     notes = [*reader.notes]
     if "optimizer" in root:
@@ -55,8 +56,10 @@ def snake_case(name: str) -> str:
 
 
 class _Reader:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, plan: LayerPlan) -> None:
         self._source = source
+        names = Counter(layer.name for layer in plan.plans() if layer.slot is None)
+        self._repeated = {name for name, count in names.items() if count > 1}
         self.tensors: dict[str, Tensor] = {}
         self.notes: list[str] = []
 
@@ -102,9 +105,9 @@ class _Reader:
         where = f"{group.name}/vars" if group is not None else f"{_WEIGHTS}: layer {plan.key!r}"
         return self._source.refuse(
             where,
-            expected=f"the variables of {plan.class_name} {plan.key!r} ({names})",
+            expected=f"the variables of layer {plan.key!r} ({names})",
             found=f"{found} variables" if found else "none",
-            remedy=f"{REMEDIES['export_keras']}. If the layer is used elsewhere too: {REMEDIES['shared']}",
+            remedy=REMEDIES["shared" if plan.name in self._repeated else "export_keras"],
         )
 
     def _members(self, plan: LayerPlan, group: Group | None) -> None:
@@ -138,7 +141,7 @@ class _Reader:
                 f"{_WEIGHTS}: layer {plan.key!r}",
                 expected="a layer whose weights are understood (GRU, Embedding, Dense, BatchNormalization, "
                 "LayerNormalization, PReLU, and RNN, Bidirectional, TimeDistributed or models of these)",
-                found=f"class {plan.class_name}",
+                found=f"class {plan}",
                 remedy="save a model without it, or compute its part in the framework",
             )
 

@@ -101,7 +101,9 @@ def _names(source: Source, group: Group, name: str) -> list[str]:
 
 def _no_architecture(source: Source, root: Group) -> Exception:
     found, remedy = "an HDF5 file of something else", REMEDIES["unknown"]
-    if "layer_names" in root.attrs or any(name in root for name in ("layers", "_layer_checkpoint_dependencies")):
+    saved_weights = ("layers", "_layer_checkpoint_dependencies", "vars")
+    groups = [root, *(group for name in root.names if (group := root.group(name)))]
+    if "layer_names" in root.attrs or any(name in group for group in groups for name in saved_weights):
         found, remedy = "weights alone (save_weights)", REMEDIES["weights_only"]
     elif "model_weights" in root or "model_config" in root.attrs:
         found, remedy = "no readable model_config", REMEDIES["export_keras"]
@@ -111,70 +113,65 @@ def _no_architecture(source: Source, root: Group) -> Exception:
 # ----------------------------------------------------------------------------------------- order of variables
 
 
-def _tensorflow(plan: LayerPlan) -> list[Variable]:
-    """tf.keras: trainable_weights + non_trainable_weights, each gathered child by child."""
-    return _tf_trainable(plan) + _tf_rest(plan)
+def _keras2(plan: LayerPlan, default: bool = True) -> list[Variable]:
+    """Keras 2 and tf.keras: trainable_weights, then non_trainable_weights, each gathered child by child.
+
+    `default` is the flag of models whose config does not say (tf.keras leaves it out).
+    """
+    return _trainable(plan, default) + _rest(plan, default)
 
 
-def _tf_trainable(plan: LayerPlan) -> list[Variable]:
-    if not plan.trainable:
+def _keras2_frozen(plan: LayerPlan) -> list[Variable]:
+    return _keras2(plan, default=False)
+
+
+def _trainable(plan: LayerPlan, default: bool) -> list[Variable]:
+    if not (default if plan.trainable is None else plan.trainable):
         return []
     found = [variable for variable in plan.own if variable.trainable]
     for child in plan.children:
-        found += _tf_trainable(child)
+        found += _trainable(child, default)
     return found
 
 
-def _tf_rest(plan: LayerPlan) -> list[Variable]:
-    if plan.trainable:
-        found = [variable for variable in plan.own if not variable.trainable]
-        for child in plan.children:
-            found += _tf_rest(child)
-        return found
-    found = sorted(plan.own, key=lambda variable: not variable.trainable)
+def _rest(plan: LayerPlan, default: bool) -> list[Variable]:
+    """A frozen model lists what its children call trainable before what they do not."""
+    thawed = [variable for variable in plan.own if variable.trainable]
+    rest = [variable for variable in plan.own if not variable.trainable]
     for child in plan.children:
-        found += _tensorflow(child)
-    return found
+        thawed += _trainable(child, default)
+        rest += _rest(child, default)
+    return rest if (default if plan.trainable is None else plan.trainable) else thawed + rest
 
 
 def _keras3(plan: LayerPlan) -> list[Variable]:
     """Keras 3: one walk over all variables, then those whose own layer is trainable come first."""
-    if not plan.trainable:
+    if plan.trainable is False:
         return list(plan.variables())
-    listed = [(variable.trainable and layer.trainable, variable) for layer in plan.plans() for variable in layer.own]
+    listed = [
+        (variable.trainable and layer.trainable is not False, variable)
+        for layer in plan.plans()
+        for variable in layer.own
+    ]
     return [v for first, v in listed if first] + [v for first, v in listed if not first]
-
-
-def _keras_team(plan: LayerPlan) -> list[Variable]:
-    """keras-team Keras 2.0–2.3: as tf.keras, but a frozen model lists its trainable children first."""
-    return _team_trainable(plan) + _team_rest(plan)
-
-
-def _team_trainable(plan: LayerPlan) -> list[Variable]:
-    return _tf_trainable(plan)
-
-
-def _team_rest(plan: LayerPlan) -> list[Variable]:
-    rest = [variable for variable in plan.own if not variable.trainable]
-    thawed = [variable for variable in plan.own if variable.trainable]
-    for child in plan.children:
-        thawed += _team_trainable(child)
-        rest += _team_rest(child)
-    return rest if plan.trainable else thawed + rest
 
 
 def _orders(version: str) -> list[_Order]:
     """Return the orders to try, the one of this Keras version first."""
     major = re.match(r"\d+", version)
     if major and int(major[0]) >= 3:
-        return [_keras3, _tensorflow, _keras_team]
-    team = re.match(r"2\.[0-3](\.\d+)?$", version) is not None
-    return [_keras_team, _tensorflow, _keras3] if team else [_tensorflow, _keras_team, _keras3]
+        return [_keras3, _keras2, _keras2_frozen]
+    return [_keras2, _keras2_frozen, _keras3]
 
 
 def _last_part(name: str) -> str:
     """Return the variable's name: "a/gru/kernel_1:0" → "kernel" (TF 1 made names unique by a number)."""
     return re.sub(r"(_\d+)?(:\d+)?$", "", name.rsplit("/", 1)[-1])
+
+
+def _named(variables: list[Variable], names: list[str]) -> int:
+    """Return how many weight names have the name of the layer they would go to in their path."""
+    return sum(variable.key.split("/")[-2] in name.split("/") for variable, name in zip(variables, names, strict=True))
 
 
 class _Reader:
@@ -230,13 +227,19 @@ class _Reader:
                 )
             datasets.append(dataset)
         found = [(_last_part(name), dataset.shape) for name, dataset in zip(names, datasets, strict=True)]
-        for order in self._orders:
-            variables = order(plan)
-            if len(variables) == len(found) and all(
-                (name in (variable.name, "param")) and variable.fits(shape)
+        fitting = [
+            variables
+            for variables in (order(plan) for order in self._orders)
+            if len(variables) == len(found)
+            and all(
+                name in (variable.name, "param") and variable.fits(shape)
                 for variable, (name, shape) in zip(variables, found, strict=True)
-            ):
-                return self._values(plan, variables, datasets)
+            )
+        ]
+        if fitting:
+            # equal layers frozen in part fit in several orders: most layer names in their paths wins, then version
+            best = max(fitting, key=lambda variables: _named(variables, names))
+            return self._values(plan, best, datasets)
         if unknown:
             raise self._unknown(unknown[0], group)
         expected = [f"{v.key} {v.expected}" for v in self._orders[0](plan)]
@@ -262,7 +265,7 @@ class _Reader:
             f"{group.name}: layer {plan.key!r}",
             expected="layers whose weights are understood (GRU, Embedding, Dense, BatchNormalization, "
             "LayerNormalization, PReLU, and RNN, Bidirectional, TimeDistributed or models of these)",
-            found=f"class {plan.class_name}",
+            found=f"class {plan}",
             remedy="save a model without it, or compute its part in the framework",
         )
 

@@ -56,21 +56,31 @@ class Variable:
 class LayerPlan:
     """A layer with variables of its own, of its children, or neither.
 
-    `slot` is the attribute of the parent that holds it; None for a member of the parent's list (`container`), whose
-    groups are numbered by class. A GRU's cell has its layer's key: files know the cell, users do not.
+    `slot` is the attribute of the parent that holds it; None for a member of the parent's list
+    (`container`), whose groups are numbered by class. `trainable` is None for a model that does not
+    say. A GRU's cell has its layer's key: files know the cell, users do not.
     """
 
     key: str
     class_name: str
     config: Config
-    trainable: bool = True
+    trainable: bool | None = True
     slot: str | None = None
     own: tuple[Variable, ...] = ()
     children: tuple[LayerPlan, ...] = ()
     container: str = ""
     known: bool = True
+    label: str = ""
+    """What errors call the class: a user's class with its module."""
     operation: bool = False
     """An op node of Keras 3: it stands among the layers but takes no number."""
+
+    @property
+    def name(self) -> str:
+        return self.key.rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return self.label or self.class_name
 
     def variables(self) -> Iterator[Variable]:
         yield from self.own
@@ -184,6 +194,13 @@ _OWN: dict[str, Callable[[Config], list[tuple[str, bool, tuple[Shape, ...]]]]] =
 _GRU = ("GRU", "GRUV1", "GRUV2")
 _MODELS = ("Sequential", "Functional", "Model")
 _CODE = ("Lambda", "TFSMLayer")
+# layers without variables that stand among the others in any model; one not listed here may have some
+_PLAIN = frozenset(
+    """InputLayer Activation ActivityRegularization Add AlphaDropout Average AveragePooling1D Concatenate Cropping1D
+    Dot Dropout ELU Flatten GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalMaxPooling1D Identity LeakyReLU
+    Masking MaxPooling1D Maximum Minimum Multiply Permute ReLU RepeatVector Reshape SlicingOpLambda Softmax
+    SpatialDropout1D Subtract TFOpLambda TensorFlowOpLayer ThresholdedReLU UpSampling1D ZeroPadding1D""".split()
+)
 
 
 def class_and_config(source: Source, member: str, entry: Any) -> tuple[str, Config]:
@@ -226,13 +243,18 @@ class _Planner:
         self._source = source
         self._member = member
 
-    def plan(self, entry: Any, key: str, slot: str | None = None, depth: int = 0, default: bool = True) -> LayerPlan:
-        """Return the plan of one layer; `default` is the trainable flag of a config that has none."""
+    def plan(
+        self, entry: Any, key: str, slot: str | None = None, depth: int = 0, default: bool | None = True
+    ) -> LayerPlan:
+        """Return the plan of one layer; `default` is the trainable flag of a layer whose config has none."""
         where = f"{self._member}:{key}" if key else self._member
         if depth > LIMITS.nesting:
             raise self._source.refuse(where, expected=f"at most {LIMITS.nesting} levels of nesting", found="more")
         class_name, config = class_and_config(self._source, where, entry)
-        trainable = bool(config.get("trainable", default))
+        if class_name in _MODELS:
+            default = None  # tf.keras does not save a model's own flag
+        stated = config.get("trainable", default)
+        trainable = stated if stated is None else bool(stated)
         if class_name in _CODE:
             raise self._source.refuse(
                 where,
@@ -243,7 +265,9 @@ class _Planner:
         if is_op_node(entry):
             return LayerPlan(key, class_name, config, trainable, slot, operation=True)
         if not _is_framework(entry):
-            return LayerPlan(key, class_name, config, trainable, slot, known=False)
+            label = entry.get("registered_name") or class_name
+            label = f"{label} of {entry.get('module')}, which is not Keras' own"
+            return LayerPlan(key, class_name, config, trainable, slot, known=False, label=label)
 
         def child(part: str, attribute: str, name: str | None = None) -> LayerPlan:
             inner = config.get(part)
@@ -272,7 +296,7 @@ class _Planner:
         if class_name in _OWN:
             own = self._own(key, class_name, config)
             return LayerPlan(key, class_name, config, trainable, slot, own)
-        return LayerPlan(key, class_name, config, trainable, slot, known=False)
+        return LayerPlan(key, class_name, config, trainable, slot, known=class_name in _PLAIN)
 
     def _own(self, key: str, class_name: str, config: Config) -> tuple[Variable, ...]:
         return tuple(
