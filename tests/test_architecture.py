@@ -17,7 +17,8 @@ PACKAGE = Path(fastgru.__file__).parent
 # Lowest first. A room imports from lower rows only; rooms of one row don't know each other.
 ROWS = (
     ("_core", "gates", "checks", "reference"),
-    ("formats", "ops"),
+    ("formats", "gradients"),
+    ("ops",),
     ("nn", "layers"),
     ("training",),
     ("graph",),
