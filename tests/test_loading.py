@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from helpers_layers import normal
 
 import fastgru
 from fastgru import formats, nn
+from fastgru.cli import main
 from fastgru.formats import FormatError
 from fastgru.loading import find_grus, load, load_state_dict
 from fastgru.models import Model
@@ -176,3 +178,16 @@ def test_truncated(file: str, keep: float, tmp_path: Path) -> None:
 def test_the_public_face() -> None:
     assert fastgru.load is load and fastgru.load_state_dict is load_state_dict
     assert fastgru.Model is Model
+
+
+REFUSED = sorted((GOLDEN / "refused").glob("*"))
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda p: p.name)
+def test_refused_by_name_and_with_a_way_on(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FormatError, match=rf"{re.escape(path.name)}: .*expected .*, found .*; "):
+        load(path)
+    np.save(tmp_path / "x.npy", normal(2, 3, 4))
+    assert main(["score", str(path), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 1
+    assert path.name in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
