@@ -78,8 +78,8 @@ def whole_numbers(value: Any, name: str, shape: tuple[int | str, ...]) -> I64:
         bad = ~np.isfinite(a) | (a != np.trunc(a))
         if bad.any():
             raise ValueError(f"{name}: expected whole numbers, found {a[bad].flat[0]}")
-    if a.dtype.kind in "fu" and a.size and a.max() >= 2**62:
-        raise ValueError(f"{name}: expected numbers below 2**62, found {a.max()}")
+    if a.dtype.kind in "fu" and a.size and (a.max() >= 2**62 or a.min() <= -(2**62)):
+        raise ValueError(f"{name}: expected numbers within ±2**62, found {a.min()} … {a.max()}")
     return np.ascontiguousarray(a, np.int64)
 
 
