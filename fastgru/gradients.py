@@ -44,7 +44,8 @@ class GRUCache:
     h0: F32 | None
     y: F32
     gates: F32 | None
-    firsts: I64
+    place: I64 | None
+    step_first: I64 | None
     lengths: I64 | None
     valid: I64 | None
     offsets: I64 | None
@@ -52,6 +53,11 @@ class GRUCache:
     reverse: bool
     repeat: bool
     used: bool = False
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.offsets) - 1 if self.offsets is not None else int(self.x.shape[1 if self.time_major else 0])
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +106,13 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         )
     if cache.used:
         raise RuntimeError("cache: used before: a backward pass overwrites it; run the forward pass again")
-    packed, rows, hidden = cache.packed, len(cache.firsts), cache.packed.hidden_size
+    packed, hidden = cache.packed, cache.packed.hidden_size
     if dy is not None:
         dy = float32(dy, "dy", cache.y.shape)
         if cache.repeat and cache.lengths is not None:
             dy = _fold_repeats(dy, cache)
     if dh_n is not None:
-        dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (rows, hidden)))
+        dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (cache.rows, hidden)))
     kept = cache.gates if cache.gates is not None else recompute(cache, num_threads)
     cache.used, cache.gates = True, None
     weights = gates.Weights(*packed.weights(), None, None)
@@ -119,7 +125,8 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         cache.h0,
         cache.y,
         kept,
-        cache.firsts,
+        cache.place,
+        cache.step_first,
         dy,
         dh_n,
         packed.has_bias_ih or packed.has_bias_hh,
@@ -144,9 +151,9 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
 
 def recompute(cache: GRUCache, num_threads: int | None) -> F32:
     """Run the forward pass again for what it did not keep: (ΣT, 4H)."""
-    steps = cache.y.size // max(cache.packed.hidden_size, 1) if cache.lengths is None else int(cache.lengths.sum())
+    steps = cache.y.size // cache.packed.hidden_size if cache.lengths is None else int(cache.lengths.sum())
     kept = np.empty((steps, 4 * cache.packed.hidden_size), np.float32)
-    h_n = np.empty((len(cache.firsts), cache.packed.hidden_size), np.float32)
+    h_n = np.empty((cache.rows, cache.packed.hidden_size), np.float32)
     cache.packed.run(
         cache.x,
         cache.h0,
@@ -160,7 +167,8 @@ def recompute(cache: GRUCache, num_threads: int | None) -> F32:
         cache.repeat,
         num_threads,
         kept,
-        cache.firsts,
+        cache.place,
+        cache.step_first,
     )
     return kept
 

@@ -210,7 +210,7 @@ def gru(
         packed.run(x, h0, y, h_n, *options, num_threads)
         return y, h_n
     cache = _new_cache(packed, x, h0, y, options, return_cache)
-    packed.run(x, h0, y, h_n, *options, num_threads, cache.gates, cache.firsts)
+    packed.run(x, h0, y, h_n, *options, num_threads, cache.gates, cache.place, cache.step_first)
     return y, h_n, cache
 
 
@@ -222,16 +222,17 @@ def _new_cache(
         raise ValueError(f"return_cache: expected True, False or 'recompute', found {return_cache!r}")
     check_trainable(packed)
     lengths, _, offsets, time_major, *_ = options
-    if offsets is not None:
-        counts = np.diff(offsets)
-    elif lengths is not None:
-        counts = lengths
-    else:
-        steps, rows = x.shape[:2] if time_major else x.shape[1::-1]
-        counts = np.full(rows, steps, np.int64)
-    firsts = np.cumsum(counts) - counts
-    kept = np.empty((int(counts.sum()), 4 * packed.hidden_size), np.float32) if return_cache is True else None
-    return GRUCache(packed, x, h0, y, kept, firsts, *options)
+    counts = lengths if offsets is None else np.diff(offsets)
+    place = step_first = None
+    steps = y.size // packed.hidden_size
+    if counts is not None:  # step by step, the rows that have it, longest first
+        steps = int(counts.sum())
+        place = np.empty(len(counts), np.int64)
+        place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        having = len(counts) - np.cumsum(np.bincount(counts))  # rows that have step 0, 1, ...
+        step_first = np.cumsum(having) - having
+    kept = np.empty((steps, 4 * packed.hidden_size), np.float32) if return_cache is True else None
+    return GRUCache(packed, x, h0, y, kept, place, step_first, *options)
 
 
 def gru_final(

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastgru._core.gru cimport Job, PackedGRU, length_of, longest_first, time_of, x_at
+from fastgru._core.gru cimport Job, PackedGRU, cache_at, length_of, longest_first, time_of, x_at
 from fastgru._core.isa cimport threads_for
 from fastgru._core.memory cimport aligned, round_up
 from fastgru._core.table cimport (
@@ -36,7 +36,7 @@ cdef struct Back:
     float *dx                      # strides of its own, as x has
     float *dh0                     # (N, H)
     int64_t dy_row, dy_time, dx_row, dx_time
-    int64_t total                  # valid steps of all rows
+    int64_t longest                # steps of the longest row
     int64_t workspace
 
 
@@ -91,7 +91,7 @@ cdef void back_rows(const Back *b, int64_t first, int64_t stride, int64_t count,
         for i in range(active):
             step[i] -= 1
             t = time_of(j, row[i], step[i], length[i])
-            cache[i] = j.cache + (j.firsts[row[i]] + step[i]) * 4 * H
+            cache[i] = cache_at(j, row[i], step[i])
             h[i] = state_before(j, row[i], step[i], length[i], zeros)
             if b.dy != NULL:
                 dy[i] = b.dy + at(j, row[i], t, b.dy_row, b.dy_time)
@@ -138,7 +138,7 @@ cdef struct Weight:
 cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t count, float *scratch) noexcept nogil:
     """Rows first ... first + count of one weight's gradient, over every valid step in one order."""
     cdef const Job *j = &b.job
-    cdef int64_t H = b.gru.hidden_size, terms = 0, row, step, length
+    cdef int64_t H = b.gru.hidden_size, terms = 0, row, step, place, length
     cdef const float *a[FG_KC]
     cdef const float *operand[FG_KC]
     cdef float *kept
@@ -147,10 +147,13 @@ cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t cou
         return
     memset(zeros, 0, H * sizeof(float))
     scratch += round_up(H, 16)
-    for row in range(j.rows):
-        length = length_of(j, row)
-        for step in range(length):
-            kept = j.cache + (j.firsts[row] + step) * 4 * H
+    for step in range(b.longest):
+        for place in range(j.rows):
+            row = j.order[place] if j.order != NULL else place
+            length = length_of(j, row)
+            if step >= length:
+                break                      # longest first: none of the others has this step
+            kept = cache_at(j, row, step)
             a[terms] = kept + w.column + first
             if w.operand == INPUT:
                 operand[terms] = x_at(j, row, time_of(j, row, step, length))
@@ -184,15 +187,15 @@ cdef cnp.ndarray strided(object array):
     return <cnp.ndarray>array
 
 
-def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, firsts, dy, dh_n, bint biases, lengths=None,
-             valid=None, offsets=None, bint time_major=False, bint reverse=False, num_threads=None):
+def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, place, step_first, dy, dh_n, bint biases,
+             lengths=None, valid=None, offsets=None, bint time_major=False, bint reverse=False, num_threads=None):
     """dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh on validated arrays, layouts as in PackedGRU.run.
 
     Gates of dweight_ih and dbias_ih are in the cache's order n r z; without `biases` their sums are 0.
 
     recurrent_parts : [U^T (H, 3H)] with reset_after, else [U_n^T (H, H), [U_r U_z]^T (H, 2H)]. input_part : [W_n W_r W_z]^T
-    (I, 3H). cache : float32 (ΣT, 4H) of the forward pass, overwritten.
-    firsts : int64 (N). dy : as y, or None. dh_n : C-contiguous (N, H), or None. biases : whether their gradients are wanted.
+    (I, 3H). cache : float32 (ΣT, 4H) of the forward pass, overwritten;
+    place, step_first : as in PackedGRU.run. dy : as y, or None. dh_n : C-contiguous (N, H), or None. biases : whether their gradients are wanted.
     """
     cdef Back b
     cdef Weight w[3]
@@ -201,16 +204,19 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, fir
     cdef cnp.ndarray xs = x, ys = y, dys, dxs, hs
     cdef int batch = 1 if time_major else 0, n = 2
     cdef int64_t H = packed.gru.hidden_size, I = packed.gru.input_size, W = packed.table.width
-    cdef int64_t N = len(firsts), threads, k, room, longest, M, outer_room, share
+    cdef int64_t N, threads, k, room, longest, M, outer_room, share
     cdef double work
     cdef float *memory
     memset(&b, 0, sizeof(Back))
     b.job.table, b.job.gru = packed.table, &packed.gru
+    N = (len(offsets) - 1) if offsets is not None else x.shape[batch]
     b.job.rows = N
     b.job.x, b.job.y = <const float *>cnp.PyArray_DATA(xs), <float *>cnp.PyArray_DATA(ys)
-    b.job.cache, b.job.firsts = <float *>cnp.PyArray_DATA(strided(cache)), <const int64_t *>cnp.PyArray_DATA(strided(firsts))
+    b.job.cache = <float *>cnp.PyArray_DATA(strided(cache))
+    if place is not None:
+        b.job.place = <const int64_t *>cnp.PyArray_DATA(strided(place))
+        b.job.step_first = <const int64_t *>cnp.PyArray_DATA(strided(step_first))
     b.job.reverse = reverse
-    b.total = cache.shape[0]
     if h0 is not None:
         hs = h0
         b.job.h0, b.job.h0_row = <const float *>cnp.PyArray_DATA(hs), cnp.PyArray_STRIDE(hs, 0) // 4
@@ -274,7 +280,8 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, fir
         if after:
             w[1].sums = <float *>cnp.PyArray_DATA(strided(sums_hh))
 
-    work = <double>b.total * 3 * H * (H + I)
+    b.longest = longest
+    work = <double>cache.shape[0] * 3 * H * (H + I)
     threads = threads_for(num_threads, max(N, 1), work)
     b.job.slots = min(round_up((N + threads - 1) // threads, packed.table.tile_rows), <int64_t>FG_MAX_ROWS)
     b.workspace = round_up(fg_step_scratch(W, H, 0), 16) + round_up(H, 16)

@@ -16,8 +16,9 @@ cdef struct Job:
     const int64_t *lengths     # (N) steps of each row, or NULL: all T
     const int64_t *valid       # (N, T) the first lengths[i] entries name row i's valid steps, or NULL: 0, 1, 2, ...
     const int64_t *order       # (N) rows, longest first, or NULL: as they come
-    float *cache               # NULL, or (ΣT, 4H): what each valid step keeps for the backward pass
-    const int64_t *firsts      # (N) with a cache: where row i's steps begin in it, in order of processing
+    float *cache               # NULL, or (ΣT, 4H): what each valid step keeps for the backward pass, step by step
+    const int64_t *place       # (N) where row i stands among those of a step, longest first; NULL: row i at i
+    const int64_t *step_first  # (T) where the rows of a step begin in the cache; NULL: N rows for each
     bint reverse
     bint repeat                # at padded steps y repeats the previous output (Keras), else it is 0
     int64_t slots              # rows worked on side by side
@@ -34,6 +35,12 @@ cdef inline int64_t time_of(const Job *j, int64_t row, int64_t step, int64_t len
     if j.reverse:
         step = length - 1 - step
     return j.valid[row * j.steps + step] if j.valid != NULL else step
+
+
+cdef inline float *cache_at(const Job *j, int64_t row, int64_t step) noexcept nogil:
+    if j.place != NULL:
+        return j.cache + (j.step_first[step] + j.place[row]) * 4 * j.gru.hidden_size
+    return j.cache + (step * j.rows + row) * 4 * j.gru.hidden_size
 
 
 cdef inline const float *x_at(const Job *j, int64_t row, int64_t t) noexcept nogil:

@@ -49,5 +49,6 @@ class PackedGRU:
         repeat: bool = False,
         num_threads: int | None = None,
         cache: F32 | None = None,
-        firsts: I64 | None = None,
+        place: I64 | None = None,
+        step_first: I64 | None = None,
     ) -> None: ...

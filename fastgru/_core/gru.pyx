@@ -111,7 +111,7 @@ cdef void run_rows(const Job *j, int64_t first, int64_t stride, int64_t count, f
                 if j.y != NULL:
                     y[i] = y_at(j, row[i], t)
                     if j.cache != NULL:
-                        cache[i] = j.cache + (j.firsts[row[i]] + step[i]) * 4 * H
+                        cache[i] = cache_at(j, row[i], step[i])
                 else:
                     y[i] = states + place[i] * round_up(2 * H, 16) + (step[i] & 1) * H
             if chunk == 1:
@@ -254,13 +254,14 @@ cdef class PackedGRU:
         raise TypeError("a PackedGRU belongs to one instruction set: pickle the weights, and pack them where they are used")
 
     def run(self, x, h0, y, h_n, lengths=None, valid=None, offsets=None, bint time_major=False, bint reverse=False,
-            bint repeat=False, num_threads=None, cache=None, firsts=None):
+            bint repeat=False, num_threads=None, cache=None, place=None, step_first=None):
         """Run the layer on validated arrays; `fastgru.ops` is the checked way here.
 
         x, y : float32 (N, T, I) and (N, T, H), or (T, N, ...) if `time_major`, or (ΣT, ...) with `offsets`; the last axis
             contiguous. y None: only h_n is wanted. h0 (None: zeros) and h_n: (N, H), last axis contiguous.
         lengths : int64 (N), each 0 … T. valid : int64 (N, T), the valid steps of each row. offsets : int64 (N+1).
-        cache : float32 (ΣT, 4H) to fill for the backward pass, with firsts : int64 (N), where each row's steps begin in it.
+        cache : float32 (ΣT, 4H) to fill for the backward pass; for rows of different lengths with place : int64 (N) and
+            step_first : int64 (T), as Job has them.
         """
         cdef Job j
         cdef cnp.ndarray xa = x, ya, ha, hn = h_n
@@ -303,7 +304,9 @@ cdef class PackedGRU:
             j.order = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>order) if order is not None else NULL
         if cache is not None:
             j.cache = <float *>cnp.PyArray_DATA(<cnp.ndarray>cache)
-            j.firsts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>firsts)
+            if place is not None:
+                j.place = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>place)
+                j.step_first = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>step_first)
         self.execute(&j, longest, total, num_threads)
 
     cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1:

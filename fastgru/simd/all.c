@@ -1,6 +1,7 @@
 /* The one file that each instruction set compiles, with its own flags and its own FG_ISA_… macro. It exports one
  * constant table; everything else is static, so that no symbol of one ISA can stand in for another's. */
 #include <stddef.h>
+#include <string.h>
 
 #include "table.h"
 #include "vec.h"

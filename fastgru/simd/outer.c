@@ -12,15 +12,16 @@ static void outer(float *out, int64_t out_stride, const float *const *a, const f
     const int64_t tiles = (M + VEC_ROWS - 1) / VEC_ROWS, vecs = (N + VEC_WIDTH - 1) / VEC_WIDTH;
     float *panel = scratch, *packed = panel + 3 * VEC_WIDTH * FG_KC; /* a: (tiles, terms, VEC_ROWS) */
     const float **rows = (const float **)(void *)(packed + tiles * VEC_ROWS * FG_KC);
-    for (int64_t t = 0; t < tiles; t++) {
-        float *to = packed + t * VEC_ROWS * terms;
-        const int64_t first = t * VEC_ROWS, count = M - first < VEC_ROWS ? M - first : VEC_ROWS;
-        for (int64_t k = 0; k < terms; k++, to += VEC_ROWS)
-            for (int64_t r = 0; r < count; r++)
-                to[r] = a[k][first + r];
-        for (int64_t r = 0; r < count; r++)
-            rows[first + r] = packed + t * VEC_ROWS * terms + r;
+    for (int64_t k = 0; k < terms; k++) {
+        float *to = packed + k * VEC_ROWS;
+        int64_t m = 0;
+        for (; m + VEC_ROWS <= M; m += VEC_ROWS, to += terms * VEC_ROWS)
+            memcpy(to, a[k] + m, VEC_ROWS * sizeof *to);
+        for (int64_t r = 0; m + r < M; r++)
+            to[r] = a[k][m + r];
     }
+    for (int64_t m = 0; m < M; m++)
+        rows[m] = packed + m / VEC_ROWS * VEC_ROWS * terms + m % VEC_ROWS;
     for (int64_t v0 = 0; v0 < vecs;) {
         const int64_t V = fg_panel_width(vecs - v0), wide = V * VEC_WIDTH, first = v0 * VEC_WIDTH;
         const int64_t full = M / VEC_ROWS;
