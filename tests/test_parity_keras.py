@@ -93,7 +93,12 @@ def product(settings: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
             yield case
 
 
-CASES = list(product(SETTINGS)) if os.environ.get("FASTGRU_PARITY") == "full" else pairwise(SETTINGS)
+FULL = os.environ.get("FASTGRU_PARITY") == "full"
+CASES = (
+    list(product(SETTINGS))
+    if FULL
+    else [c for name in FRAMEWORKS for c in pairwise({**SETTINGS, "framework": (name,)})]
+)
 
 
 def label(case: dict[str, Any]) -> str:
