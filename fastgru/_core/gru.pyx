@@ -274,6 +274,7 @@ cdef class PackedGRU:
         j.h_n, j.hn_row = <float *>cnp.PyArray_DATA(hn), cnp.PyArray_STRIDE(hn, 0) // 4
         j.rows = cnp.PyArray_DIM(hn, 0)
         j.reverse, j.repeat = reverse, repeat
+        threads_for(num_threads, 1, 0)     # refuses a bad num_threads also where there are no rows
         if j.rows == 0:
             return
         if h0 is not None:

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastgru._core.gru cimport Job, PackedGRU, longest_first
+from fastgru._core.isa cimport threads_for
 
 cnp.import_array()
 
@@ -18,7 +19,11 @@ cdef inline bint ready(object a, int ndim, int64_t last) noexcept:
     x = <cnp.ndarray>a
     if cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 or not cnp.PyArray_ISBEHAVED_RO(x) or cnp.PyArray_NDIM(x) != ndim:
         return False
-    if cnp.PyArray_DIM(x, ndim - 1) != last or (last > 1 and cnp.PyArray_STRIDE(x, ndim - 1) != sizeof(float)):
+    if cnp.PyArray_DIM(x, ndim - 1) != last:
+        return False
+    if cnp.PyArray_SIZE(x) == 0:           # its strides mean nothing, and are often 0
+        return True
+    if last > 1 and cnp.PyArray_STRIDE(x, ndim - 1) != sizeof(float):
         return False
     for i in range(ndim - 1):
         if cnp.PyArray_STRIDE(x, i) % <int64_t>sizeof(float):
@@ -83,6 +88,7 @@ cdef class Stack:
             longest, total = lengths.max(), lengths.sum()
             order = longest_first(lengths)
             j.order = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>order) if order is not None else NULL
+        threads_for(num_threads, 1, 0)     # refuses a bad num_threads also where there are no rows
         i = 0
         while i < count:
             y = cnp.PyArray_EMPTY(ndim, dims, cnp.NPY_FLOAT32, 0)
