@@ -14,10 +14,11 @@ from fastgru._core.memory cimport aligned, round_up
 from fastgru._core.table cimport (
     FG_MAX_ROWS,
     FG_KC,
+    fg_backward_scratch,
     fg_gru_backward,
     fg_linear,
+    fg_linear_scratch,
     fg_outer_scratch,
-    fg_step_scratch,
     fg_table,
 )
 
@@ -54,13 +55,17 @@ cdef inline const float *state_before(const Job *j, int64_t row, int64_t step, i
     return j.h0 + row * j.h0_row if j.h0 != NULL else zeros
 
 
+cdef inline int64_t back_scratch(int64_t W, int64_t H) noexcept nogil:
+    return round_up(max(fg_backward_scratch(W, H), fg_linear_scratch(W, 3 * H)), 16)
+
+
 cdef void back_rows(const Back *b, int64_t first, int64_t stride, int64_t count, float *workspace) noexcept nogil:
     """Rows order[first], order[first + stride], ... from their last step to their first; slots as in run_rows."""
     cdef const Job *j = &b.job
     cdef int64_t H = b.gru.hidden_size, I = b.input.vecs * j.table.width, W = j.table.width
     cdef int64_t padded = round_up(round_up(H, W), 16)
     cdef float *scratch = workspace
-    cdef float *zeros = scratch + round_up(fg_step_scratch(W, H, 0), 16)
+    cdef float *zeros = scratch + back_scratch(W, H)
     cdef float *dh = zeros + round_up(H, 16)                     # (slots, padded)
     cdef float *cache[FG_MAX_ROWS]
     cdef const float *dy[FG_MAX_ROWS]
@@ -284,7 +289,7 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     work = <double>cache.shape[0] * 3 * H * (H + I)
     threads = threads_for(num_threads, max(N, 1), work)
     b.job.slots = min(round_up((N + threads - 1) // threads, packed.table.tile_rows), <int64_t>FG_MAX_ROWS)
-    b.workspace = round_up(fg_step_scratch(W, H, 0), 16) + round_up(H, 16)
+    b.workspace = back_scratch(W, H) + round_up(H, 16)
     b.workspace += b.job.slots * round_up(round_up(H, W), 16)
     if N and longest:
         room = b.workspace * threads

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 
 from fastgru._core.isa cimport find, parse_activation, threads_for
 from fastgru._core.memory cimport aligned, round_up
-from fastgru._core.table cimport FG_MAX_ROWS, fg_act, fg_linear, fg_table
+from fastgru._core.table cimport FG_MAX_ROWS, fg_act, fg_linear, fg_linear_scratch, fg_table
 
 from fastgru._core.packing import pack_panels, pack_vector
 
@@ -65,7 +65,7 @@ cdef class PackedDense:
     def run(self, cnp.ndarray x, cnp.ndarray y, num_threads=None):
         """y (N, M) = x (N, K) Wᵀ + b: C-contiguous float32, already validated."""
         cdef int64_t N = cnp.PyArray_DIM(x, 0), K = self.linear.inputs, M = self.output_size, b, n
-        cdef int64_t block = FG_MAX_ROWS, scratch = FG_MAX_ROWS * 4 * self.table.width
+        cdef int64_t block = FG_MAX_ROWS, scratch = fg_linear_scratch(self.table.width, K)
         cdef const float *xs = <const float *>cnp.PyArray_DATA(x)
         cdef float *ys = <float *>cnp.PyArray_DATA(y)
         cdef int64_t blocks = (N + block - 1) // block

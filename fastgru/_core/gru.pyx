@@ -61,7 +61,7 @@ cdef void run_rows(const Job *j, int64_t first, int64_t stride, int64_t count, f
     """
     cdef int64_t H = j.gru.hidden_size, W = j.table.width, width = round_up(H, W) * 3
     cdef float *scratch = workspace
-    cdef float *zeros = scratch + round_up(fg_step_scratch(W, H, j.gru.reset_after), 16)
+    cdef float *zeros = scratch + round_up(fg_step_scratch(W, j.gru.input_size, H, j.gru.reset_after), 16)
     cdef float *states = zeros + round_up(H, 16)                                 # two for each slot, if y is NULL
     cdef float *ahead = states + (0 if j.y != NULL else round_up(2 * H, 16) * j.slots)
     cdef const float *x[FG_MAX_ROWS]
@@ -333,7 +333,7 @@ cdef class PackedGRU:
     cdef int64_t workspace(self, bint states, int64_t slots, int64_t longest) noexcept:
         """Floats that run_rows needs: scratch, a row of zeros, states without y, inputs projected ahead."""
         cdef int64_t H = self.gru.hidden_size, W = self.table.width
-        cdef int64_t n = round_up(fg_step_scratch(W, H, self.gru.reset_after), 16) + round_up(H, 16)
+        cdef int64_t n = round_up(fg_step_scratch(W, self.gru.input_size, H, self.gru.reset_after), 16) + round_up(H, 16)
         if states:
             n += round_up(2 * H, 16) * slots
         if longest > 1:                    # FG_MAX_ROWS pairs at most, and no more than there are

@@ -44,7 +44,9 @@ cdef extern from "table.h" nogil:
         void (*activate)(float *y, const float *x, int64_t n, fg_act a) noexcept nogil
 
     int64_t fg_panel_width(int64_t left)
-    int64_t fg_step_scratch(int64_t width, int64_t hidden_size, int32_t reset_after)
+    int64_t fg_linear_scratch(int64_t width, int64_t inputs)
+    int64_t fg_step_scratch(int64_t width, int64_t input_size, int64_t hidden_size, int32_t reset_after)
+    int64_t fg_backward_scratch(int64_t width, int64_t hidden_size)
     int64_t fg_outer_scratch(int64_t width, int64_t M)
     int fg_isa_count()
     const fg_table *fg_isa(int i)

@@ -26,11 +26,12 @@ static FG_INLINE void gate_gradients(float *dh, float *cache, const float *dy, c
 
 /* out[r] = start + U^T a[r], `cached` floats into the cache: U's packed transpose in m. out may be start. */
 static void back_product(float *out, const float *start, int64_t stride, int64_t start_row, float *const *cache,
-                         int64_t cached, const fg_linear *m, int64_t rows)
+                         int64_t cached, const fg_linear *m, int64_t rows, float *dense)
 {
-    const float *w = m->weight, *a[FG_MAX_ROWS];
+    const float *w = m->weight, *in_cache[FG_MAX_ROWS], *at[FG_MAX_ROWS];
     for (int64_t row = 0; row < rows; row++)
-        a[row] = cache[row] + cached;
+        in_cache[row] = cache[row] + cached;
+    const float *const *a = gather(at, dense, in_cache, rows, m->inputs, m->vecs / 3);
     for (int64_t v0 = 0; v0 < m->vecs;) {
         const int64_t V = fg_panel_width(m->vecs - v0), together = panels_together(rows, m->vecs - v0, V);
         const int64_t wide = V * VEC_WIDTH, last = wide - VEC_WIDTH, first = v0 * VEC_WIDTH;
@@ -49,13 +50,13 @@ static void gru_step_backward(float *dh, int64_t dh_stride, float *const *cache,
         for (int64_t unit = 0; unit < H; unit += VEC_WIDTH)
             gate_gradients(dh + row * dh_stride + unit, cache[row], dy ? dy[row] : NULL, h[row], g, unit);
     if (g->reset_after) {
-        back_product(dh, dh, dh_stride, dh_stride, cache, H, &g->h[0], rows);
+        back_product(dh, dh, dh_stride, dh_stride, cache, H, &g->h[0], rows, scratch);
         return;
     }
-    float *drh = scratch, *zeros = scratch + FG_MAX_ROWS * padded; /* the gradient of r*h */
+    float *drh = scratch + FG_MAX_ROWS * fg_dense_stride(3 * H), *zeros = drh + FG_MAX_ROWS * padded;
     for (int64_t i = 0; i < padded; i++)
         zeros[i] = 0.0f;
-    back_product(drh, zeros, padded, 0, cache, 0, &g->h[0], rows);
+    back_product(drh, zeros, padded, 0, cache, 0, &g->h[0], rows, scratch);
     for (int64_t row = 0; row < rows; row++)
         for (int64_t unit = 0; unit < H; unit += VEC_WIDTH) {
             float *c = cache[row] + H + unit, *to = dh + row * dh_stride + unit;
@@ -64,5 +65,5 @@ static void gru_step_backward(float *dh, int64_t dh_stride, float *const *cache,
             d = v_mul(v_mul(d, load_units(h[row] + unit, H - unit)), slope(g->recurrent_activation, r));
             store_units(c, d, H - unit);
         }
-    back_product(dh, dh, dh_stride, dh_stride, cache, H, &g->h[1], rows);
+    back_product(dh, dh, dh_stride, dh_stride, cache, H, &g->h[1], rows, scratch);
 }

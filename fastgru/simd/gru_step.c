@@ -93,6 +93,11 @@ static void step_reset_after(float *const *y, float *const *cache, const float *
                              const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
     const int64_t I = g->input_size, H = g->hidden_size, groups = g->h[0].vecs / 3, panel = rows * ROW_;
+    const float *x_at[FG_MAX_ROWS], *h_at[FG_MAX_ROWS];
+    float *dense = scratch + FG_MAX_ROWS * ROW_;
+    if (!projected)
+        x = gather(x_at, dense, x, rows, I, groups);
+    h = gather(h_at, dense + FG_MAX_ROWS * fg_dense_stride(I), h, rows, H, groups);
     for (int64_t u = 0; u < groups;) {
         int64_t together = panels_together(rows, 3 * (groups - u), 3);
         const float *bias = g->x[0].start + u * 3 * VEC_WIDTH, *recurrent = g->recurrent_start + u * VEC_WIDTH;
@@ -186,11 +191,14 @@ static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, floa
 static void step_reset_before(float *const *y, float *const *cache, const float *const *x, const float *const *h,
                               const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
-    const int64_t H = g->hidden_size, G = g->h[1].vecs, padded = G * VEC_WIDTH;
+    const int64_t I = g->input_size, H = g->hidden_size, G = g->h[1].vecs, padded = fg_dense_stride(G * VEC_WIDTH);
     const next_cell by_vector = {VEC_WIDTH, 0, VEC_WIDTH};
     const fg_act recurrent = g->recurrent_activation, act = g->activation;
-    float *z = scratch + FG_MAX_ROWS * ROW_, *rh = z + FG_MAX_ROWS * padded;
-    const float *reset[FG_MAX_ROWS];
+    float *z = scratch + FG_MAX_ROWS * ROW_, *rh = z + FG_MAX_ROWS * padded, *dense = rh + FG_MAX_ROWS * padded;
+    const float *reset[FG_MAX_ROWS], *x_at[FG_MAX_ROWS], *h_at[FG_MAX_ROWS];
+    if (!projected)
+        x = gather(x_at, dense, x, rows, I, G);
+    h = gather(h_at, dense + FG_MAX_ROWS * fg_dense_stride(I), h, rows, H, G);
 
     for (int64_t v0 = 0; v0 < 2 * G;) {
         int64_t vecs = pass_panels(x, h, projected, projected_stride, &g->x[0], &g->h[0], v0, rows, scratch);
@@ -221,7 +229,7 @@ static void step_reset_before(float *const *y, float *const *cache, const float 
     for (int64_t row = 0; row < rows; row++)
         reset[row] = rh + row * padded;
     for (int64_t v0 = 0; v0 < G;) {
-        const float *ahead = projected ? projected + 2 * padded : NULL;
+        const float *ahead = projected ? projected + 2 * G * VEC_WIDTH : NULL;
         int64_t vecs = pass_panels(x, reset, ahead, projected_stride, &g->x[1], &g->h[1], v0, rows, scratch);
         const next_cell by_row = {vecs * VEC_WIDTH, 1, 0};
         for (int64_t i = 0; i < vecs;) {

@@ -3,7 +3,8 @@
 static void linear(float *const *y, const float *const *x, const fg_linear *m, int64_t outputs, int64_t rows,
                    float *scratch)
 {
-    const float *w = m->weight;
+    const float *w = m->weight, *at[FG_MAX_ROWS];
+    x = gather(at, scratch + FG_MAX_ROWS * 4 * VEC_WIDTH, x, rows, m->inputs, m->vecs / 3);
     for (int64_t v0 = 0; v0 < m->vecs;) {
         int64_t V = fg_panel_width(m->vecs - v0), panels = panels_together(rows, m->vecs - v0, V);
         int64_t row_stride = 4 * VEC_WIDTH, last = (V - 1) * VEC_WIDTH;

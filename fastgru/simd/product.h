@@ -41,11 +41,9 @@ typedef struct {
     const float *w;
     int64_t w_panel;
     const float *ahead;     /* the weights of the next block, fetched into the cache at the pace at which these are used: */
-    int64_t advance;        /* so many floats for every FG_FETCH terms of a tile */
+    int64_t advance;        /* so many floats for every term of a tile */
     sums io;
 } block;
-
-enum { FG_FETCH = 4 };
 
 static FG_INLINE void tile(const int R, const int P, const int V, const int D, const block *b, const float *ahead, int64_t row)
 {
@@ -54,7 +52,6 @@ static FG_INLINE void tile(const int R, const int P, const int V, const int D, c
     const sums *io = &b->io;
     const float *w = b->w + b->k0 * V * VEC_WIDTH;
     const int64_t kc = b->kc, w_panel = b->w_panel, advance = b->advance;
-    int64_t k = 0;
     FG_UNROLL
     for (int r = 0; r < R; r++) {
         xr[r] = b->x[row + r] + b->k0 * D;
@@ -62,15 +59,11 @@ static FG_INLINE void tile(const int R, const int P, const int V, const int D, c
         for (int v = 0; v < P * V; v++)
             acc[r][v] = v_zero();
     }
-    for (; k + FG_FETCH <= kc; k += FG_FETCH) {
+    for (int64_t k = 0; k < kc; k++) {
         FG_PREFETCH(ahead);
         ahead += advance;
-        FG_UNROLL
-        for (int i = 0; i < FG_FETCH; i++)
-            term(R, P, V, D, acc, xr, k + i, w, w_panel);
-    }
-    for (; k < kc; k++)
         term(R, P, V, D, acc, xr, k, w, w_panel);
+    }
     FG_UNROLL
     for (int r = 0; r < R; r++) {
         FG_UNROLL
@@ -95,10 +88,10 @@ enum { DISTANCE_along = 1, DISTANCE_beside = VEC_ROWS };
 #define TILES(R, P, V, D)                                                                                              \
     static FG_NOINLINE void tiles_##R##x##P##x##V##x##D(const block *b, int64_t row, int64_t count)                    \
     {                                                                                                                  \
-        const float *ahead = b->ahead + row / VEC_ROWS * (b->kc / FG_FETCH) * b->advance;                              \
+        const float *ahead = b->ahead + row / VEC_ROWS * b->kc * b->advance;                                           \
         for (; count > 0; count--, row += R) {                                                                         \
             tile(R, P, V, DISTANCE_##D, b, ahead, row);                                                                \
-            ahead += b->kc / FG_FETCH * b->advance;                                                                    \
+            ahead += b->kc * b->advance;                                                                               \
         }                                                                                                              \
     }
 
@@ -141,7 +134,7 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
 {
     const int64_t tiles = (rows + VEC_ROWS - 1) / VEC_ROWS, step = fg_block(K);
     /* one or two rows take each weight once, in order: the hardware's own prefetcher is better at that */
-    const int64_t advance = rows <= 2 ? 0 : (FG_FETCH * V * VEC_WIDTH + tiles - 1) / tiles;
+    const int64_t advance = rows <= 2 ? 0 : (V * VEC_WIDTH + tiles - 1) / tiles;
     block b = {x, 0, 0, w, K * V * VEC_WIDTH, NULL, advance, io};
     for (; b.k0 < K; b.k0 += step) {
         b.kc = K - b.k0 < step ? K - b.k0 : step;
@@ -164,6 +157,21 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
         b.io.start_panel = b.io.last_panel = b.io.out_panel;
         b.io.last = b.io.out + b.io.out_last;
     }
+}
+
+/* x's rows side by side in `dense` (rows * fg_dense_stride(K) floats) and their addresses in `at`, or, where too few panels
+ * would read them for the copy to pay, x itself. */
+static const float *const *gather(const float **at, float *dense, const float *const *x, int64_t rows, int64_t K,
+                                  int64_t panels)
+{
+    const int64_t stride = fg_dense_stride(K);
+    if (rows < 2 * VEC_ROWS || panels < 4)
+        return x;
+    for (int64_t row = 0; row < rows; row++) {
+        memcpy(dense + row * stride, x[row], (size_t)K * sizeof *dense);
+        at[row] = dense + row * stride;
+    }
+    return at;
 }
 
 #endif
