@@ -136,7 +136,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("isa", "gru", "stack", "backward", "dense")],
+        [extension(name) for name in ("isa", "gru", "stack", "stream", "backward", "dense")],
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastgru import ops
 from fastgru._core.stack import Stack
+from fastgru._core.stream import Stream
 from fastgru.checks import F32, as_array, check_lengths, float32
 from fastgru.ops import Activation, PackedGRU
 
@@ -182,6 +183,19 @@ class GRU(_Weights):
         result = self._stack.run(a, h0, lengths, self.batch_first, num_threads)
         assert result is not None
         return result
+
+    def stream(self, batch_size: int = 1, *, num_threads: int | None = None) -> Stream:
+        """A stream of single time steps for `batch_size` sequences, from a zero state.
+
+        Examples
+        --------
+        >>> stream = GRU(3, 5).stream()
+        >>> stream.step(np.zeros((1, 3), np.float32)).shape, stream.state.shape
+        ((1, 5), (1, 1, 5))
+        """
+        if self.bidirectional:
+            raise ValueError("stream: a bidirectional GRU needs the whole sequence before its first output")
+        return Stream(self._stack.layers, _size(batch_size, "batch_size"), num_threads)
 
 
 class GRUCell(_Weights):

@@ -10,7 +10,7 @@ from fastgru._core.isa cimport threads_for
 cnp.import_array()
 
 
-cdef inline bint ready(object a, int ndim, int64_t last) noexcept:
+cdef bint ready(object a, int ndim, int64_t last) noexcept:
     """Whether an object can be handed to C as it is: float32 in this machine's order, the last axis contiguous."""
     cdef cnp.ndarray x
     cdef int i
