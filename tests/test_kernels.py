@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,3 +198,15 @@ def test_the_checker_itself_bites(fault: str) -> None:
 def test_cases_cover_both_sides_of_the_thread_threshold() -> None:
     """The sizes of the threaded tests mean something only above the threshold."""
     assert replace(CHECKED, N=1, T=1).work < 2e6 < Case(64, 20, 64, 64).work
+
+
+def test_the_mutants_still_fit_the_sources() -> None:
+    """`make mutants` takes minutes; that each of its patches still applies is seen here at once."""
+    root = Path(__file__).parent.parent
+    if not (root / "tools" / "mutants.py").exists() or not (root / "fastgru" / "simd").exists():
+        pytest.skip("needs a source tree")
+    mutants = runpy.run_path(str(root / "tools" / "mutants.py"))["MUTANTS"]
+    assert len(mutants) >= 5
+    for mutant in mutants:
+        count = (root / mutant.file).read_text(encoding="utf-8").count(mutant.old)
+        assert count == 1, f"{mutant.name}: {mutant.file} holds {mutant.old!r} {count} times, expected once"
