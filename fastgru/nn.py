@@ -195,7 +195,12 @@ class GRU(_Weights):
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional GRU needs the whole sequence before its first output")
-        return Stream(self._stack.layers, _size(batch_size, "batch_size"), num_threads)
+        rows = _size(batch_size, "batch_size")
+
+        def convert(x: Any) -> F32:
+            return float32(x, "x", (rows, self.input_size))
+
+        return Stream(self._stack.layers, rows, convert, num_threads)
 
 
 class GRUCell(_Weights):

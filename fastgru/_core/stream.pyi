@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ F32 = NDArray[np.float32]
 class Stream:
     state: F32
     batch_size: int
-    def __init__(self, layers: Sequence[PackedGRU], batch_size: int, num_threads: int | None = None) -> None: ...
+    def __init__(
+        self,
+        layers: Sequence[PackedGRU],
+        batch_size: int,
+        convert: Callable[[Any], F32],
+        num_threads: int | None = None,
+    ) -> None: ...
     def step(self, x: Any) -> F32: ...
     def reset(self, rows: Any = None) -> None: ...

@@ -9,8 +9,6 @@ from libc.string cimport memset
 from fastgru._core.gru cimport Job, PackedGRU
 from fastgru._core.stack cimport ready
 
-from fastgru.checks import float32
-
 cnp.import_array()
 
 
@@ -33,11 +31,12 @@ cdef class Stream:
     cdef readonly int64_t batch_size
     cdef object outputs                    # (L, N, H): each layer's output of this step
     cdef object output                     # its last (N, H), handed out again and again
-    cdef object num_threads
+    cdef object convert, num_threads
 
-    def __init__(self, layers, int64_t batch_size, num_threads=None):
+    def __init__(self, layers, int64_t batch_size, convert, num_threads=None):
+        """`convert` makes float32 (N, I) of an x that can't be used as it is, or raises."""
         self.layers = tuple(layers)
-        self.batch_size, self.num_threads = batch_size, num_threads
+        self.batch_size, self.convert, self.num_threads = batch_size, convert, num_threads
         hidden = self.layers[0].hidden_size
         self.state = np.zeros((len(self.layers), batch_size, hidden), np.float32)
         self.outputs = np.zeros((len(self.layers), batch_size, hidden), np.float32)
@@ -66,7 +65,7 @@ cdef class Stream:
         cdef float *state = <float *>cnp.PyArray_DATA(<cnp.ndarray>self.state)
         cdef float *outputs = <float *>cnp.PyArray_DATA(<cnp.ndarray>self.outputs)
         if not ready(x, 2, layer.gru.input_size) or cnp.PyArray_DIM(<cnp.ndarray>x, 0) != N:
-            x = float32(x, "x", (N, layer.gru.input_size))
+            x = self.convert(x)
         memset(&j, 0, sizeof(Job))
         j.rows, j.steps, j.h0_row, j.hn_row, j.y_row = N, 1, H, H, H
         j.x = <const float *>cnp.PyArray_DATA(<cnp.ndarray>x)
