@@ -172,7 +172,7 @@ static room run_linear(const fg_table *t, const float *w, const float *b, const 
     int64_t W = t->width, vecs = (M + W - 1) / W, K = x->size;
     int64_t *lanes = plain_lanes(M, vecs * W);
     room weight = pack(w, K, lanes, vecs, W), start = pack_bias(b, lanes, vecs, W);
-    room scratch = make_room(1, FG_MAX_ROWS * 4 * W), y = make_room(x->rows, M);
+    room scratch = make_room(1, fg_linear_scratch(W, K)), y = make_room(x->rows, M);
     fg_linear m = {K, vecs, weight.first, start.first};
     float *ys[FG_MAX_ROWS];
     const float *xs[FG_MAX_ROWS];
@@ -224,7 +224,7 @@ static void run_backward(const fg_table *t, const layer *l, step *s, const float
         g.h[pass] = (fg_linear){K, G, packed[pass].first, NULL};
         free(turned);
     }
-    room scratch = make_room(1, fg_step_scratch(W, H, 0)), wide = make_room(1, l->N * G * W);
+    room scratch = make_room(1, fg_backward_scratch(W, H)), wide = make_room(1, l->N * G * W);
     float *cache[FG_MAX_ROWS];
     for (int64_t r = 0; r < l->N; r++) {
         cache[r] = row_of(&s->cache, r);
@@ -261,7 +261,7 @@ static step run_step(const fg_table *t, const layer *l)
         free(units);
         g.recurrent_start = packed[used++].first;
     }
-    room scratch = make_room(1, fg_step_scratch(W, H, l->reset_after)), ahead = make_room(1, l->N * stride);
+    room scratch = make_room(1, fg_step_scratch(W, l->I, H, l->reset_after)), ahead = make_room(1, l->N * stride);
     step s = {make_room(l->N, H), make_room(l->N, 4 * H), make_room(l->N, H)};
     float *y[FG_MAX_ROWS], *cache[FG_MAX_ROWS], *sums[FG_MAX_ROWS];
     const float *x[FG_MAX_ROWS], *h[FG_MAX_ROWS], *dy[FG_MAX_ROWS];
