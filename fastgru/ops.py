@@ -166,7 +166,8 @@ def gru(
     padding : {"zero", "keras"}
         y at padded steps: 0, or the previous output in order of processing (0 before the first).
     num_threads : int, optional
-        At most so many threads; default `fastgru.get_num_threads()`.
+        At most so many threads; default `fastgru.get_num_threads()`. Rows are shared out. A single row (reset_after,
+        H >= 128 or so) is shared out by its units only where num_threads is given: worth it on idle cores alone.
     out : float32 array of y's shape, optional
         Where y is written.
     return_cache : bool or "recompute"

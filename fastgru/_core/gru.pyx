@@ -3,7 +3,7 @@
 import numpy as np
 
 cimport numpy as cnp
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -15,6 +15,28 @@ from fastgru._core.table cimport FG_MAX_ROWS, fg_gru, fg_step_scratch, fg_table
 from fastgru._core.packing import gate_lanes, pack_panels, pack_vector, unpack_panels
 
 cnp.import_array()
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static void fg_barrier(void)
+    {
+    #ifdef _MSC_VER
+    #pragma omp barrier
+    #else
+        _Pragma("omp barrier")
+    #endif
+    }
+    #else
+    static void fg_barrier(void) {}
+    static int omp_get_thread_num(void) { return 0; }
+    static int omp_get_num_threads(void) { return 1; }
+    #endif
+    """
+    void fg_barrier() noexcept nogil
+    int omp_get_thread_num() noexcept nogil
+    int omp_get_num_threads() noexcept nogil
 
 
 cdef inline float *y_at(const Job *j, int64_t row, int64_t t) noexcept nogil:
@@ -151,6 +173,46 @@ cdef void run_thread(const Job *j, int64_t k, int64_t threads, float *workspace)
     run_rows(j, first, 1, min(share, j.rows - first), workspace)
 
 
+cdef void run_split(const Job *j, int64_t k, int64_t threads, float *workspace) noexcept nogil:
+    """A single row, its groups of hidden units shared out to the threads, which wait for each other after every step."""
+    cdef int64_t H = j.gru.hidden_size, W = j.table.width, width = round_up(H, W) * 3, length = length_of(j, 0)
+    cdef int64_t share = round_up((j.gru.last_group + threads - 1) // threads, 4), step = 0, chunk, s, first, last
+    cdef float *scratch = workspace + k * j.workspace
+    cdef float *zeros = workspace + round_up(fg_step_scratch(W, j.gru.input_size, H, 1), 16)   # the first thread's
+    cdef float *states = zeros + round_up(H, 16)
+    cdef float *ahead = states + (0 if j.y != NULL else round_up(2 * H, 16))
+    cdef const float *x[FG_MAX_ROWS]
+    cdef float *y[FG_MAX_ROWS]
+    cdef float *cache
+    cdef const float *h = j.h0 if j.h0 != NULL else zeros
+    cdef fg_gru mine = j.gru[0]
+    mine.first_group, mine.last_group = min(k * share, j.gru.last_group), min((k + 1) * share, j.gru.last_group)
+    if k == 0:
+        memset(zeros, 0, H * sizeof(float))
+    while step < length:
+        chunk = min(<int64_t>FG_MAX_ROWS, length - step)
+        first, last = chunk * k // threads, chunk * (k + 1) // threads
+        for s in range(last - first):
+            x[s] = x_at(j, 0, time_of(j, 0, step + first + s, length))
+        if last > first:
+            project(j, y, x, ahead + first * width, last - first, scratch)
+        fg_barrier()
+        for s in range(chunk):
+            if j.y != NULL:
+                y[0] = y_at(j, 0, time_of(j, 0, step, length))
+            else:
+                y[0] = states + (step & 1) * H
+            cache = cache_at(j, 0, step) if j.cache != NULL else NULL
+            j.table.gru_step(y, &cache if j.cache != NULL else NULL, NULL, &h, ahead + s * width, width, &mine, 1, scratch)
+            h = y[0]
+            step += 1
+            fg_barrier()
+    if k == 0:
+        memcpy(j.h_n, h, H * sizeof(float))
+        if j.y != NULL and j.lengths != NULL:
+            fill_padding(j, 0)
+
+
 cdef int64_t choose_slots(const Job *j, int64_t longest, double total, int64_t threads) noexcept nogil:
     """Just enough slots that the longest row and the sum of all take equally long; whole tiles, evenly filled blocks."""
     cdef int64_t rows = <int64_t>(total / (<double>max(longest, 1) * <double>threads)) + 1
@@ -188,6 +250,7 @@ cdef class PackedGRU:
         self.update_gate = update_gate
         self.has_bias_ih, self.has_bias_hh = bias_ih is not None, bias_hh is not None
         passes, n = self._lanes()
+        self.gru.first_group, self.gru.last_group = 0, len(n) // W
         bias = bias_ih
         if bias_hh is not None:
             bias = bias_hh.copy() if bias_ih is None else bias_ih + bias_hh
@@ -312,10 +375,16 @@ cdef class PackedGRU:
 
     cdef int execute(self, Job *j, int64_t longest, double total, object num_threads) except -1:
         """Do a job whose table, gru, slots and workspace are not set yet; `total` steps in all, `longest` in one row."""
-        cdef int64_t H = self.gru.hidden_size, threads, k, room
+        cdef int64_t H = self.gru.hidden_size, threads, k, room, parts = j.rows
+        cdef bint split
         cdef float *memory
         j.table, j.gru = self.table, &self.gru
-        threads = threads_for(num_threads, j.rows, total * 3 * H * (H + self.gru.input_size))
+        # A barrier a step is a gamble on a busy machine (a thread that lost its core holds the others up for
+        # milliseconds), so a single row is split only for callers who name the number of threads.
+        split = j.rows == 1 and longest > 1 and self.gru.reset_after and num_threads is not None
+        if split:
+            parts = self.gru.last_group // 8   # a thread with fewer groups would mostly wait
+        threads = threads_for(num_threads, parts, total * 3 * H * (H + self.gru.input_size))
         j.slots = choose_slots(j, longest, total, threads)
         j.workspace = room = self.workspace(j.y == NULL, j.slots, longest)
         memory = <float *>malloc(<size_t>(room * threads + 16) * sizeof(float))
@@ -324,6 +393,9 @@ cdef class PackedGRU:
         with nogil:
             if threads == 1:               # no parallel region at all: safe after a fork, and inside other runtimes
                 run_thread(j, 0, 1, <float *>aligned(memory))
+            elif split:
+                with parallel(num_threads=threads):
+                    run_split(j, omp_get_thread_num(), omp_get_num_threads(), <float *>aligned(memory))
             else:
                 for k in prange(threads, num_threads=threads, schedule="static", chunksize=1):
                     run_thread(j, k, threads, <float *>aligned(memory))

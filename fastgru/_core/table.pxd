@@ -21,6 +21,7 @@ cdef extern from "table.h" nogil:
         fg_linear x[2]
         fg_linear h[2]
         const float *recurrent_start
+        int64_t first_group, last_group
 
     ctypedef struct fg_gru_backward:
         int32_t reset_after

@@ -92,13 +92,13 @@ static FG_INLINE void gates(float *const *y, float *const *cache, const float *c
 static void step_reset_after(float *const *y, float *const *cache, const float *const *x, const float *const *h,
                              const float *projected, int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch)
 {
-    const int64_t I = g->input_size, H = g->hidden_size, groups = g->h[0].vecs / 3, panel = rows * ROW_;
+    const int64_t I = g->input_size, H = g->hidden_size, groups = g->last_group, panel = rows * ROW_;
     const float *x_at[FG_MAX_ROWS], *h_at[FG_MAX_ROWS];
     float *dense = scratch + FG_MAX_ROWS * ROW_;
     if (!projected)
         x = gather(x_at, dense, x, rows, I, groups);
     h = gather(h_at, dense + FG_MAX_ROWS * fg_dense_stride(I), h, rows, H, groups);
-    for (int64_t u = 0; u < groups;) {
+    for (int64_t u = g->first_group; u < groups;) {
         int64_t together = panels_together(rows, 3 * (groups - u), 3);
         const float *bias = g->x[0].start + u * 3 * VEC_WIDTH, *recurrent = g->recurrent_start + u * VEC_WIDTH;
         const float *wx = g->x[0].weight + u * 3 * VEC_WIDTH * I, *wh = g->h[0].weight + u * 3 * VEC_WIDTH * H;

@@ -45,6 +45,7 @@ typedef struct {
     int64_t input_size, hidden_size;
     fg_linear x[2], h[2];         /* [1] only where reset_after is 0 */
     const float *recurrent_start; /* NULL where reset_after is 0 */
+    int64_t first_group, last_group; /* reset_after: the groups that a step computes, first <= u < last; else all */
 } fg_gru;
 
 /* Terms of each block but the last: K in equal parts of at most FG_KC, whole fours. Short chains keep the rounding error
