@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fastgru.formats import FormatError, read, read_bytes
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -59,6 +59,11 @@ def read_bytes(data: bytes | bytearray | memoryview, name: str = "<bytes>") -> M
 
 
 def _read(source: Source) -> ModelFile:
+    with source.parsing("", "a model file"):  # the last net: nothing but FormatError leaves this room
+        return _by_content(source)
+
+
+def _by_content(source: Source) -> ModelFile:
     head = bytes(source.data[:512])
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(source)

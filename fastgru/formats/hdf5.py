@@ -36,7 +36,8 @@ class _File(ByteFile):
     """What pyfive reads from, and the file's variable-length values."""
 
     def __init__(self, data: memoryview) -> None:
-        super().__init__(data)
+        # pyfive reads headers alone, each a few times: it never needs the file over and over
+        super().__init__(data, most_bytes=2 * len(data) + LIMITS.slack // 2)
         self.heaps = GlobalHeaps(data)
 
 

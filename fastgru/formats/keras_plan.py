@@ -248,8 +248,13 @@ class _Planner:
     ) -> LayerPlan:
         """Return the plan of one layer; `default` is the trainable flag of a layer whose config has none."""
         where = f"{self._member}:{key}" if key else self._member
-        if depth > LIMITS.nesting:
-            raise self._source.refuse(where, expected=f"at most {LIMITS.nesting} levels of nesting", found="more")
+        if depth > LIMITS.nesting or len(key) > LIMITS.name:
+            raise self._source.refuse(
+                self._member,
+                expected=f"at most {LIMITS.nesting} levels of nesting, names of {LIMITS.name}",
+                found="more",
+                remedy=REMEDIES["bomb"],
+            )
         class_name, config = class_and_config(self._source, where, entry)
         if class_name in _MODELS:
             default = None  # tf.keras does not save a model's own flag

@@ -14,7 +14,7 @@ from typing import Any
 
 from .untrusted import LIMITS, REMEDIES, Source
 
-__all__ = ["Global", "Stub", "load"]
+__all__ = ["Global", "Stub", "describe", "load"]
 
 # A tripwire, not the fence (nothing is ever called): an honest checkpoint never names these.
 _ATTACKS = frozenset(
@@ -41,7 +41,7 @@ class Global:
 class Stub:
     """What calling `function` would have made. Equal only to itself, as an object of unknown kind must be."""
 
-    function: Any
+    function: Global
     arguments: tuple[Any, ...] = ()
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
@@ -261,7 +261,11 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
             raise self._refuse("arguments as a tuple", type(arguments).__name__)
-        value = self._reduce(function, arguments) if isinstance(function, Global) else NotImplemented
+        if isinstance(function, Stub):  # a method of an unknown object
+            function = Global(function.function.module, f"{function.function.name}()")
+        if not isinstance(function, Global):
+            raise self._refuse("a global to call", describe(function))
+        value = self._reduce(function, arguments)
         if value is NotImplemented:
             value = Stub(function, arguments)
         self._stack.append(value)
@@ -297,6 +301,22 @@ class _Machine:
         if not isinstance(identity, tuple):
             raise self._refuse("a persistent id as a tuple", type(identity).__name__)
         self._stack.append(self._persistent(identity))
+
+
+def describe(value: Any) -> str:
+    """Return a short text of an unpickled value. Its own repr may be exponentially long."""
+    if isinstance(value, (str, bytes)):
+        return repr(value[:60])
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        items = (describe(item) if not isinstance(item, (tuple, list, dict)) else "…" for item in value[:8])
+        return f"({', '.join(items)}{', …' if len(value) > 8 else ''})"
+    if isinstance(value, Global):
+        return str(value)[:120]
+    return type(value).__name__
 
 
 def _key(key: Any) -> Any:

@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 from .model_file import ModelFile
-from .pickle_tensors import load
+from .pickle_tensors import describe, load
 from .state_dict import flatten
 from .torch_tensors import StorageRef, Tensors, itemsize, reduce, storage_ref
 from .untrusted import REMEDIES, ByteFile, Source
@@ -63,7 +63,7 @@ def read_pytorch_legacy(source: Source) -> ModelFile:
         raise source.refuse(
             "protocol",
             expected=str(_PROTOCOL),
-            found=repr(protocol)[:40],
+            found=describe(protocol),
             remedy=REMEDIES["export_torch"],
         )
     system = unpickle("system information")
@@ -94,7 +94,7 @@ def _locate(source: Source, keys: Any, storages: dict[str, StorageRef], at: int,
         raise source.refuse(
             "storage keys",
             expected="a list of strings",
-            found=repr(keys)[:80],
+            found=describe(keys),
             remedy=REMEDIES["damaged"],
         )
     places: dict[str, int] = {}

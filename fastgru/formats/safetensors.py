@@ -46,7 +46,7 @@ _DTYPES: dict[str, str] = {
 }
 _NAMES = {np.dtype(kind): name for name, kind in _DTYPES.items() if kind not in NARROW_FLOATS}
 _MARK = ("format", "fastgru")
-_CHECKSUM = "sha256"
+_CHECKSUM = "fastgru.sha256"
 _ALIGN = 64
 
 
@@ -90,7 +90,8 @@ def read_safetensors(source: Source) -> ModelFile:
         raise source.refuse("__metadata__", expected="strings", found="something else", remedy=REMEDIES["damaged"])
     data = source.data[start:]
     spans = _check_header(source, header, len(data))
-    own = metadata.get(_MARK[0]) == _MARK[1]
+    # either mark is enough: a flipped bit in one must not turn the checksum off
+    own = metadata.get(_MARK[0]) == _MARK[1] or _CHECKSUM in metadata
     if own:
         _verify(source, header, metadata, data)
     tensors = {name: _array(source, name, data, *spans[name]) for name in header}
@@ -217,7 +218,7 @@ def write_safetensors(
         Any dtype that safetensors has (bool, integers, float16/32/64, complex64).
     metadata : mapping of str to str
         "config": the architecture as JSON; "source_version": the version of the framework it came from, which
-        decides what the config means. "format" and "sha256" are set here.
+        decides what the config means. "format" and "fastgru.sha256" are set here.
 
     Raises
     ------

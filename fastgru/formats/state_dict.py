@@ -58,10 +58,10 @@ class _Walk:
 
     def visit(self, name: str, value: Any, depth: int) -> None:
         self._nodes += 1
-        if depth > LIMITS.nesting or self._nodes > LIMITS.pickle_nodes:
+        if depth > LIMITS.nesting or self._nodes > LIMITS.pickle_nodes or len(name) > LIMITS.name:
             raise self._source.refuse(
                 self._member,
-                expected=f"at most {LIMITS.nesting} levels and {LIMITS.pickle_nodes} values",
+                expected=f"at most {LIMITS.nesting} levels, {LIMITS.pickle_nodes} values, names of {LIMITS.name}",
                 found="more",
                 remedy=REMEDIES["bomb"],
             )

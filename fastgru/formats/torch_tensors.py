@@ -16,7 +16,7 @@ import numpy as np
 
 from .float_formats import NARROW_FLOATS, widen
 from .model_file import Tensor
-from .pickle_tensors import Global
+from .pickle_tensors import Global, Stub, describe
 from .untrusted import LIMITS, REMEDIES, Source
 
 __all__ = ["DTYPES", "StorageRef", "TensorRef", "Tensors", "itemsize", "reduce", "storage_ref"]
@@ -85,7 +85,7 @@ class TensorRef:
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def _tensor(arguments: tuple[Any, ...], dtype: Any = None, metadata: Any = None) -> Any:
@@ -96,9 +96,9 @@ def _tensor(arguments: tuple[Any, ...], dtype: Any = None, metadata: Any = None)
     if not isinstance(storage, StorageRef):
         return NotImplemented
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
-        raise ValueError(f"size {size!r} and stride {stride!r} of a tensor")
+        raise ValueError(f"size {describe(size)} and stride {describe(stride)} of a tensor")
     if not _count(offset) or not all(map(_count, size)) or not all(map(_count, stride)):
-        raise ValueError(f"offset {offset!r}, size {size!r}, stride {stride!r} of a tensor")
+        raise ValueError(f"offset {describe(offset)}, size {describe(size)}, stride {describe(stride)}")
     name = storage.dtype if dtype is None else str(getattr(dtype, "name", ""))
     if name not in DTYPES:
         return NotImplemented
@@ -129,6 +129,9 @@ def reduce(function: Global, arguments: tuple[Any, ...]) -> Any:
         return arguments[0] if arguments and isinstance(arguments[0], TensorRef) else NotImplemented
     elif module == "torch" and name == "Size":
         return arguments[0] if arguments and isinstance(arguments[0], tuple) else ()
+    elif module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
+        if arguments and isinstance(arguments[0], list):
+            return Stub(function, values=list(arguments[0]))
     elif module == "collections" and name in ("OrderedDict", "defaultdict", "Counter"):
         return _dict(arguments[1:] if name == "defaultdict" else arguments)
     return NotImplemented
@@ -159,7 +162,7 @@ def storage_ref(source: Source, member: str, identity: tuple[Any, ...]) -> Any:
         raise source.refuse(
             member,
             expected="a persistent id of a storage",
-            found=repr(identity)[:120],
+            found=describe(identity),
             remedy=REMEDIES["export_torch"],
         )
     view = identity[5] if len(identity) > 5 else None
@@ -169,7 +172,7 @@ def storage_ref(source: Source, member: str, identity: tuple[Any, ...]) -> Any:
         raise source.refuse(
             member,
             expected="view metadata (key, offset, numel)",
-            found=repr(view)[:120],
+            found=describe(view),
             remedy=REMEDIES["damaged"],
         )
     if view[1] + view[2] > identity[4]:

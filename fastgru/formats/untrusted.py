@@ -42,6 +42,7 @@ class Limits:
     pickle_opcodes: int = 20_000_000
     pickle_nodes: int = 5_000_000
     reads: int = 50_000_000
+    name: int = 4096
 
     def bytes_for(self, file_size: int) -> int:
         """Return the most bytes a file of `file_size` bytes may declare for all its tensors together."""
@@ -148,10 +149,10 @@ class ByteFile:
 
     closed = False
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, most_bytes: int | None = None) -> None:
         self._data = data
         self._at = 0
-        self._bytes_left = LIMITS.bytes_for(len(data))
+        self._bytes_left = LIMITS.bytes_for(len(data)) if most_bytes is None else most_bytes
         self._reads_left = LIMITS.reads
 
     def _spend(self, count: int) -> None:
