@@ -5,6 +5,7 @@
 #   make lint      ruff and mypy --strict
 #   make mutants   seeded faults in the kernels, each of which a test must find
 #   make parity    install the frameworks, and compare with them live
+#   make parity-full  the same over the whole product of Keras GRU settings (long)
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -12,7 +13,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # What must be compiled again when it changes; Python files are used in place
 CORE := setup.py pyproject.toml $(wildcard fastgru/simd/*.[ch] fastgru/_core/*.pyx fastgru/_core/*.pxd)
 
-.PHONY: demo test bench lint mutants parity clean
+.PHONY: demo test bench lint mutants parity parity-full clean
 
 demo: .venv/built
 	$(PY) -m fastgru.demo
@@ -33,7 +34,10 @@ mutants: .venv/test
 	$(PY) tools/mutants.py
 
 parity: .venv/parity
-	FASTGRU_REQUIRE_PARITY=torch,keras,onnxruntime $(PY) -m pytest -m parity
+	FASTGRU_REQUIRE_PARITY=torch,keras,tf_keras,onnxruntime $(PY) -m pytest -m parity
+
+parity-full: .venv/parity
+	FASTGRU_PARITY=full FASTGRU_REQUIRE_PARITY=torch,keras,tf_keras,onnxruntime $(PY) -m pytest -m parity
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

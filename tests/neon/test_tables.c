@@ -243,7 +243,7 @@ static void run_backward(const fg_table *t, const layer *l, step *s, const float
 static step run_step(const fg_table *t, const layer *l)
 {
     int64_t W = t->width, H = l->H, G = (H + W - 1) / W, stride = 3 * G * W, used = 0;
-    fg_gru g = {l->reset_after, l->recurrent, l->act, l->I, H, {{0}}, {{0}}, NULL};
+    fg_gru g = {l->reset_after, l->recurrent, l->act, l->I, H, {{0}}, {{0}}, NULL, 0, G};
     int64_t *lanes = plain_lanes(0, 3 * G * W);
     room packed[7];
     for (int pass = 0; pass < (l->reset_after ? 1 : 2); pass++) {
