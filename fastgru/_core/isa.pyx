@@ -140,6 +140,11 @@ def _positive(text):
         return None
 
 
+def _affinity():
+    """CPUs that the calling thread may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cgroup_quota():
     """CPUs that the cgroup (v2, then v1) grants this process, or None."""
     try:
@@ -161,7 +166,7 @@ def _cgroup_quota():
 def default_num_threads():
     """The least of affinity, cgroup quota, FASTGRU_NUM_THREADS and OMP_NUM_THREADS (where set)."""
     limits = [
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        _affinity(),
         _cgroup_quota() if sys.platform == "linux" else None,
         _positive(os.environ.get("FASTGRU_NUM_THREADS", "")),
         _positive(os.environ.get("OMP_NUM_THREADS", "")),
@@ -215,4 +220,7 @@ cdef int64_t threads_for(object num_threads, int64_t parts, double work) except 
         n = check_num_threads(num_threads)
     if _forked or not FG_OPENMP or work < PARALLEL_WORK:
         return 1
-    return max(min(n, parts), 1)
+    n = min(n, parts)
+    if n > 1 and num_threads is None:      # a thread pinned after import would otherwise fight itself for its core
+        n = min(n, <int64_t>_affinity())
+    return max(n, 1)
