@@ -1,7 +1,7 @@
 """Rounding error against the reference in float64, beside PyTorch's: contractive weights, N = 16, T = 200.
 
-Ours is the same on every machine (test_bitwise.py), so the figures of PyTorch may also be recorded ones. All is computed
-in a process of its own with one thread for BLAS: on a busy machine its threads wait minutes for each other.
+Ours is the same on every machine (test_bitwise.py), so the figures of PyTorch may also be recorded ones. All is
+computed in a process of its own with one thread for BLAS: on a busy machine its threads wait minutes for each other.
 
     python tests/test_precision.py [torch]      prints [RMS, maximum] of ours (and of PyTorch's) for each shape and seed
 """
