@@ -13,8 +13,8 @@ class Archive:
     """The members of a zip file, after every check that needs no inflating.
 
     Refused: encryption, methods other than stored and deflated, names that climb out or repeat, more members than
-    `LIMITS.zip_members`, and declared sizes beyond what a file of this size may hold. zipfile itself never yields
-    more than the declared size and checks each CRC.
+    `LIMITS.zip_members`, and declared sizes beyond what a file of this size may hold. zipfile itself
+    checks each CRC.
 
     Raises
     ------
@@ -88,7 +88,9 @@ class Archive:
                 remedy=REMEDIES["damaged"],
             )
         with self._source.parsing(name, "a readable zip member"):
-            data = self._zip.read(info)
+            # read() without a size would inflate all that is there before it cuts to the declared size
+            with self._zip.open(info) as member:
+                data = member.read(info.file_size + 1)
         if len(data) != info.file_size:
             raise self._source.refuse(
                 name,
