@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 
 from .untrusted import LIMITS, REMEDIES, ByteFile, Source
 
@@ -99,3 +101,26 @@ class Archive:
                 remedy=REMEDIES["damaged"],
             )
         return data
+
+    def view(self, name: str) -> memoryview:
+        """Return the bytes of one member without copying them where they are stored plain, its CRC checked."""
+        info = self._members.get(name)
+        if info is None or info.compress_type != zipfile.ZIP_STORED:
+            return memoryview(self.read(name))
+        with self._source.parsing(name, "a readable zip member"):
+            data, at = self._source.data, info.header_offset
+            signature, name_size, extra_size = struct.unpack_from("<4s22xHH", data, at)
+            begin = at + 30 + name_size + extra_size
+            stored = data[begin : begin + info.file_size]
+            if signature != b"PK\x03\x04" or bytes(data[at + 30 : at + 30 + name_size]) != _encoded(info):
+                raise ValueError("the local header is another member's")
+            if len(stored) != info.file_size or info.compress_size != info.file_size:
+                raise ValueError("the member ends beyond the file")
+            if zlib.crc32(stored) != info.CRC:
+                raise ValueError("wrong CRC-32")
+        return stored
+
+
+def _encoded(info: zipfile.ZipInfo) -> bytes:
+    """Return a member's name as its headers hold it (bit 11: UTF-8, else the old PC encoding)."""
+    return info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")

@@ -36,7 +36,7 @@ def read_keras(source: Source, archive: Archive) -> ModelFile:
     metadata = source.json(_METADATA, archive.read(_METADATA)) if _METADATA in archive else {}
     version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
     plan = plan_model(source, _CONFIG, entry)
-    weights = Source(source.name, archive.read(_WEIGHTS))
+    weights = Source(source.name, archive.view(_WEIGHTS))
     root = open_hdf5(weights, _WEIGHTS)
     reader = _Reader(weights, plan)
     reader.layer(plan, root)

@@ -50,7 +50,7 @@ def read_pytorch_zip(source: Source, archive: Archive) -> ModelFile:
             remedy=REMEDIES["damaged"],
         )
 
-    def fetch(storage: StorageRef) -> bytes:
+    def fetch(storage: StorageRef) -> memoryview:
         name = f"{top}data/{storage.key}"
         wanted = storage.numel * itemsize(storage.dtype)
         found = archive.size(name) if name in archive else None
@@ -61,7 +61,7 @@ def read_pytorch_zip(source: Source, archive: Archive) -> ModelFile:
                 found="no such member" if found is None else f"{found} bytes",
                 remedy=REMEDIES["damaged"],
             )
-        return archive.read(name)
+        return archive.view(name)
 
     value = load(
         source,

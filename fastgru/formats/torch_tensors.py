@@ -201,7 +201,7 @@ class Tensors:
     def __init__(
         self,
         source: Source,
-        fetch: Callable[[StorageRef], bytes | memoryview],
+        fetch: Callable[[StorageRef], memoryview],
         big_endian: bool = False,
     ) -> None:
         self._source = source
@@ -211,7 +211,7 @@ class Tensors:
         self._left = LIMITS.bytes_for(len(source))
 
     def __call__(self, name: str, ref: TensorRef) -> Tensor:
-        """Return the tensor `name`: a view of its storage, read-only where the bytes are the file's."""
+        """Return the tensor `name`: a read-only view of its storage."""
         where = f"tensor {name!r}"
         if len(ref.size) > LIMITS.rank:
             raise self._source.refuse(
@@ -257,13 +257,11 @@ class Tensors:
             data = self._fetch(storage)
             with self._source.parsing(where, "tensor elements"):
                 width = itemsize(ref.dtype)
-                whole = memoryview(data)[: len(data) // width * width]
+                whole = data[: len(data) // width * width]
                 if ref.dtype in NARROW_FLOATS:
                     self._flat[key] = widen(whole, ref.dtype, self._order)
                 else:
                     stored: Tensor = np.frombuffer(whole, self._dtype(ref.dtype))
-                    native = stored.dtype.newbyteorder("=")
-                    # a copy where the file's bytes are unaligned or of the other byte order
-                    keep = stored.flags.aligned and stored.dtype == native
-                    self._flat[key] = stored if keep else stored.astype(native)
+                    # a copy: torch.save writes over a file in place, and a view of it would then kill the process
+                    self._flat[key] = stored.astype(stored.dtype.newbyteorder("="))
         return self._flat[key]
