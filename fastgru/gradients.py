@@ -5,6 +5,7 @@ The equations are in `fastgru.reference`, derived above `gru_cell_backward`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 from fastgru import gates
 from fastgru._core.backward import backward
 from fastgru._core.gru import PackedGRU
+from fastgru._core.isa import check_num_threads
 from fastgru.checks import F32, I64, float32
 
-#: activations whose slope can't be told from their value when alpha < 0
-_NEEDS_POSITIVE_ALPHA = ("elu", "leaky_relu", "thresholded_relu")
+# The alpha with which an activation's slope can be told from its value: all that the cache keeps
+_TELLS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "elu": ("> 0", lambda alpha: alpha > 0),
+    "leaky_relu": ("> 0", lambda alpha: alpha > 0),
+    "thresholded_relu": (">= 0", lambda alpha: alpha >= 0),
+    "scaled_tanh": ("other than 0", lambda alpha: alpha != 0),
+}
 
 
 class Gradients(NamedTuple):
@@ -69,8 +76,9 @@ def check_trainable(packed: PackedGRU) -> None:
     """Raise ValueError for an activation without a derivative here."""
     for role in ("activation", "recurrent_activation"):
         name, alpha, _ = getattr(packed, role)
-        if (name in _NEEDS_POSITIVE_ALPHA and alpha < 0) or (name == "scaled_tanh" and alpha == 0):
-            raise ValueError(f"{role}: no gradient through {name} with alpha {alpha}: expected alpha > 0")
+        wanted, holds = _TELLS.get(name, ("", lambda alpha: True))
+        if not holds(alpha):
+            raise ValueError(f"{role}: no gradient through {name} with alpha {alpha}: expected alpha {wanted}")
 
 
 def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int | None = None) -> Gradients:
@@ -113,6 +121,8 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
             dy = _fold_repeats(dy, cache)
     if dh_n is not None:
         dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (cache.rows, hidden)))
+    if num_threads is not None:
+        check_num_threads(num_threads)  # before the cache is used up
     kept = cache.gates if cache.gates is not None else recompute(cache, num_threads)
     cache.used, cache.gates = True, None
     weights = gates.Weights(*packed.weights(), None, None)
