@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_core import ACTIVATIONS, ISAS, OTHER_ISAS, PARALLEL_WORK, Case, assert_same, cases
+from helpers_core import ACTIVATIONS, CALM, ISAS, OTHER_ISAS, PARALLEL_WORK, Case, assert_same, cases
 from helpers_gradients import (
     NAMES,
     assert_gradients,
@@ -43,8 +43,11 @@ def compare(case: Case, isa: str | None = None, dy: bool = True, dh_n: bool = Tr
     up, d = up if dy else None, d if dh_n else None
     with nearest_kink() as distances:
         right = expected(case, up, d)
-    if choose:
+    if choose:  # what grows without limit can be compared only while it is small
         assume(distances[-1] > FAR)
+        assume(
+            case.variant["recurrent_activation"] in CALM or max(np.abs(g).max() for g in right if g is not None) < 30
+        )
     assert distances[-1] > FAR, "the case stands at a kink: choose another seed"
     for name in ISAS if isa is None else (isa,):
         try:

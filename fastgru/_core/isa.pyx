@@ -53,6 +53,7 @@ ACTIVATIONS = {
 cdef double PARALLEL_WORK = 2e6
 
 cdef int64_t _num_threads = 0
+cdef bint _asked = False               # by set_num_threads
 cdef bint _forked = False
 
 
@@ -193,8 +194,9 @@ def set_num_threads(num_threads):
         A call still uses fewer when it has too few rows or too little work. After a fork the child always runs with one
         thread: the OpenMP runtime does not survive a fork.
     """
-    global _num_threads
+    global _asked, _num_threads
     _num_threads = check_num_threads(num_threads)
+    _asked = True
 
 
 def get_num_threads():
@@ -221,6 +223,7 @@ cdef int64_t threads_for(object num_threads, int64_t parts, double work) except 
     if _forked or not FG_OPENMP or work < PARALLEL_WORK:
         return 1
     n = min(n, parts)
-    if n > 1 and num_threads is None:      # a thread pinned after import would otherwise fight itself for its core
+    if n > 1 and not _asked and num_threads is None:
+        # nobody named a number: threads pinned after import must not fight each other for one core
         n = min(n, <int64_t>_affinity())
     return max(n, 1)
