@@ -7,9 +7,11 @@ FASTGRU_COVERAGE=1.
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -29,10 +31,27 @@ ISAS = {
     "wide": (f"{X86} || {ARM}", {"x86": ["-mavx2", "-mfma"]}, ["/arch:AVX2"]),
     "neon": (ARM, [], []),
 }
-# Flags of the environment that would change results, or make a build that only this machine can run
-STRIPPED = ("-march", "-mtune", "-mcpu", "-mavx", "-mfma", "-flto", "-ffast-math", "-funsafe-math", "-Ofast")
+# Flags of the environment that would change results, or make a build that only this machine can run: everything -m but
+# the ABI, and the parts of -ffast-math
+STRIPPED = ("-m", "-flto", "-ffast-math", "-funsafe-math", "-ffinite-math", "-fassociative", "-freciprocal", "-Ofast")
+STRIPPED += ("-fno-signed-zeros", "-ffp-contract", "-ffp-model")
+KEPT = ("-m64", "-m32", "-mabi", "-mmacosx-version-min", "-mbranch-protection", "-mno-")
 SANITIZE = os.environ.get("FASTGRU_SANITIZE", "")
 COVERAGE = os.environ.get("FASTGRU_COVERAGE", "") == "1"
+
+
+def stripped(flag: str) -> bool:
+    return flag.startswith(STRIPPED) and not flag.startswith(KEPT)
+
+
+def one_architecture(flags: list[str]) -> list[str]:
+    """A universal Python compiles for two processors at once, which no kernel can: keep this machine's."""
+    found = [flags[i + 1] for i, flag in enumerate(flags[:-1]) if flag == "-arch"]
+    if len(found) < 2:
+        return flags
+    mine = platform.machine()
+    drop = {j for i, flag in enumerate(flags[:-1]) if flag == "-arch" and flags[i + 1] != mine for j in (i, i + 1)}
+    return [flag for i, flag in enumerate(flags) if i not in drop]
 
 
 class Build(build_ext):
@@ -40,11 +59,12 @@ class Build(build_ext):
 
     def build_extensions(self) -> None:
         self.msvc = self.compiler.compiler_type == "msvc"
+        self.parallel = self.parallel or (None if self.msvc else os.cpu_count())
         if not self.msvc:  # flags of the Python that runs this must not reach the kernels: each ISA brings its own
             for name in ("compiler", "compiler_so", "compiler_cxx", "linker_so"):
                 flags = getattr(self.compiler, name, None) or []
-                setattr(self.compiler, name, [f for f in flags if not f.startswith(STRIPPED)])
-            ignored = [f for f in shlex.split(os.environ.get("CFLAGS", "")) if f.startswith(STRIPPED)]
+                setattr(self.compiler, name, one_architecture([f for f in flags if not stripped(f)]))
+            ignored = [f for f in shlex.split(os.environ.get("CFLAGS", "")) if stripped(f)]
             if ignored:
                 print(f"fastgru: {' '.join(ignored)} in CFLAGS ignored: the instruction set is chosen at run time")
         common = self.common_flags()
@@ -100,17 +120,25 @@ class Build(build_ext):
 
     def kernels(self, common: list[str]) -> list[str]:
         """Object files of every ISA for the target processor, and of the dispatcher."""
-        objects: list[str] = []
         have: list[tuple[str, str]] = []
+        flags_of: dict[str, list[str]] = {}
         x86 = self.compiles(f"#if !({X86})\n#error other\n#endif\n", [])
         for name, (macro, gnu, msvc) in ISAS.items():
             if not self.compiles(f"#if !({macro})\n#error other\n#endif\n", []):
                 continue
+            if SANITIZE and name == "avx512":
+                continue  # a minute of compiling; wide is the same code, and runs on more machines
             flags = msvc if self.msvc else gnu if isinstance(gnu, list) else gnu["x86"] if x86 else []
             if self.msvc and not x86:
                 flags = []
-            objects += self.compile_c("all.c", name, [(f"FG_ISA_{name.upper()}", "1")], [*common, *flags])
+            flags_of[name] = [*common, *flags]
             have.append((f"FG_HAVE_{name.upper()}", "1"))
+
+        def compile_isa(name: str) -> list[str]:
+            return self.compile_c("all.c", name, [(f"FG_ISA_{name.upper()}", "1")], flags_of[name])
+
+        with ThreadPoolExecutor(1 if self.msvc else os.cpu_count()) as pool:
+            objects = [name for one in pool.map(compile_isa, flags_of) for name in one]
         return objects + self.compile_c("dispatch.c", "dispatch", have, common)
 
     def compile_c(self, source: str, folder: str, macros: list[tuple[str, str]], flags: list[str]) -> list[str]:
