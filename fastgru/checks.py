@@ -42,7 +42,8 @@ def float32(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
     if a.dtype != np.float32 or not a.dtype.isnative:
         a = a.astype(np.float32)
     strides = a.strides
-    if (a.shape[-1] > 1 and strides[-1] != 4) or not a.flags.aligned or any(s % 4 for s in strides):
+    odd = any(s % 4 for n, s in zip(a.shape, strides, strict=True) if n > 1)
+    if (a.shape[-1] > 1 and strides[-1] != 4) or not a.flags.aligned or odd:
         a = np.ascontiguousarray(a)
     return a
 
@@ -54,33 +55,55 @@ def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...
         raise TypeError(f"{name}: expected a float32 ndarray, found {found}")
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, found {value.shape}")
-    flat = any(n > 1 and s == 0 for n, s in zip(value.shape, value.strides, strict=True))
+    flat = _overlaps_itself(value)
     contiguous = value.shape[-1] <= 1 or value.strides[-1] == 4
     if not value.flags.writeable or not value.flags.aligned or flat or not contiguous:
         raise ValueError(
             f"{name}: expected a writeable array whose last axis is contiguous, found strides {value.strides}"
         )
-    if any(s % 4 for s in value.strides):
+    if any(s % 4 for n, s in zip(value.shape, value.strides, strict=True) if n > 1):
         raise ValueError(f"{name}: expected strides of whole floats, found {value.strides} bytes")
-    if any(a is not None and np.may_share_memory(value, a) for a in inputs):
+    if any(a is not None and _meet(value, a) for a in inputs):
         raise ValueError(f"{name}: shares memory with an input; give an array of its own")
     return value
 
 
+def _meet(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays share an element; True where that would take long to find out."""
+    try:
+        return bool(np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=100_000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(a: NDArray[Any]) -> bool:
+    """Whether two elements of an array may lie in one place (as_strided, broadcast_to)."""
+    reach = 0  # bytes that the axes inside this one cover, beyond the first element
+    for stride, size in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if stride < reach + a.itemsize:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
 def whole_numbers(value: Any, name: str, shape: tuple[int | str, ...]) -> I64:
-    """Whole numbers of a shape as contiguous int64; floats only if they are whole."""
+    """Whole numbers of a shape as contiguous int64; floats only if they are whole.
+
+    Always a copy: the kernels index with them while other threads run, and a cache keeps them for the backward pass.
+    """
     a = as_array(value, name)
     if a.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected whole numbers, found dtype {a.dtype}")
     if a.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, a.shape, strict=True)):
         raise ValueError(f"{name}: expected shape {_text(shape)}, found {a.shape}")
     if a.dtype.kind == "f":
+        a = a.astype(np.float64)
         bad = ~np.isfinite(a) | (a != np.trunc(a))
         if bad.any():
             raise ValueError(f"{name}: expected whole numbers, found {a[bad].flat[0]}")
     if a.dtype.kind in "fu" and a.size and (a.max() >= 2**62 or a.min() <= -(2**62)):
         raise ValueError(f"{name}: expected numbers within ±2**62, found {a.min()} … {a.max()}")
-    return np.ascontiguousarray(a, np.int64)
+    return np.array(a, np.int64, order="C", copy=True)
 
 
 def check_lengths(value: Any, rows: int, steps: int) -> I64:

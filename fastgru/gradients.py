@@ -5,6 +5,7 @@ The equations are in `fastgru.reference`, derived above `gru_cell_backward`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,6 +37,9 @@ class Gradients(NamedTuple):
     dweight_hh: F32
     dbias_ih: F32 | None
     dbias_hh: F32 | None
+
+
+_CLAIM = threading.Lock()
 
 
 @dataclass
@@ -90,7 +94,7 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         What stands at padded steps does not count with padding "zero"; with "keras" it belongs to the output that is
         repeated there.
     cache : GRUCache
-        Of one forward pass; used up by this call.
+        Of one forward pass; used up by this call. It refers to that pass's x, h0 and y, which must not have changed.
     dh_n : (N, H), optional
         Gradient of the final state; zeros if None.
     num_threads : int, optional
@@ -112,8 +116,6 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         raise TypeError(
             f"cache: expected the third result of gru(..., return_cache=True), found {type(cache).__name__}"
         )
-    if cache.used:
-        raise RuntimeError("cache: used before: a backward pass overwrites it; run the forward pass again")
     packed, hidden = cache.packed, cache.packed.hidden_size
     if dy is not None:
         dy = float32(dy, "dy", cache.y.shape)
@@ -123,8 +125,12 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (cache.rows, hidden)))
     if num_threads is not None:
         check_num_threads(num_threads)  # before the cache is used up
+    with _CLAIM:  # of two threads with one cache, one finds it used
+        if cache.used:
+            raise RuntimeError("cache: used before: a backward pass overwrites it; run the forward pass again")
+        cache.used = True
     kept = cache.gates if cache.gates is not None else recompute(cache, num_threads)
-    cache.used, cache.gates = True, None
+    cache.gates = None
     weights = gates.Weights(*packed.weights(), None, None)
     recurrent, inputs = gates.for_backward(weights, reset_after=packed.reset_after)
     dx, dh0, dw_ih, dw_hh, db_ih, db_hh = backward(

@@ -36,6 +36,14 @@ class _Weights:
             name: rng.uniform(-limit, limit, shape).astype(np.float32) for name, shape in shapes.items()
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the packed weights, which belong to one machine's instruction set."""
+        return {name: value for name, value in self.__dict__.items() if name != "_stack"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pack()
+
     def state_dict(self) -> dict[str, F32]:
         """Copies of the weights by PyTorch's names, float32."""
         return {name: value.copy() for name, value in self._values.items()}

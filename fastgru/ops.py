@@ -172,7 +172,7 @@ def gru(
         Where y is written.
     return_cache : bool or "recompute"
         Also return what `gru_backward` needs: 16 H bytes for each valid step; with "recompute" nothing beyond x, y and
-        the weights, and a second forward pass then.
+        the weights, and a second forward pass then. Until then x, h0 and y must not be changed in place.
 
     Returns
     -------

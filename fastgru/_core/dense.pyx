@@ -16,15 +16,19 @@ from fastgru._core.packing import pack_panels, pack_vector
 cnp.import_array()
 
 
-cdef void run_block(const fg_table *table, const fg_linear *m, float *y, const float *x, int64_t outputs, int64_t rows,
-                    float *scratch) noexcept nogil:
+cdef void run_blocks(const fg_table *table, const fg_linear *m, float *y, const float *x, int64_t outputs, int64_t N,
+                     int64_t first, int64_t step, float *scratch) noexcept nogil:
+    """Blocks first, first + step, ... of FG_MAX_ROWS rows."""
     cdef float *ys[FG_MAX_ROWS]
     cdef const float *xs[FG_MAX_ROWS]
-    cdef int64_t i
-    for i in range(rows):
-        ys[i] = y + i * outputs
-        xs[i] = x + i * m.inputs
-    table.linear(ys, xs, m, outputs, rows, scratch)
+    cdef int64_t i, row = first * FG_MAX_ROWS, rows
+    while row < N:
+        rows = min(<int64_t>FG_MAX_ROWS, N - row)
+        for i in range(rows):
+            ys[i] = y + (row + i) * outputs
+            xs[i] = x + (row + i) * m.inputs
+        table.linear(ys, xs, m, outputs, rows, scratch)
+        row += step * FG_MAX_ROWS
 
 
 cdef class PackedDense:
@@ -36,7 +40,7 @@ cdef class PackedDense:
     cdef readonly str isa
     cdef readonly int64_t output_size
 
-    def __init__(self, weight, bias, isa):
+    def __cinit__(self, weight, bias, isa):
         """Validated float32 weight (M, K) and bias (M) or None."""
         self.table = find(isa)
         self.isa = self.table.name.decode()
@@ -64,29 +68,24 @@ cdef class PackedDense:
 
     def run(self, cnp.ndarray x, cnp.ndarray y, num_threads=None):
         """y (N, M) = x (N, K) Wᵀ + b: C-contiguous float32, already validated."""
-        cdef int64_t N = cnp.PyArray_DIM(x, 0), K = self.linear.inputs, M = self.output_size, b, n
-        cdef int64_t block = FG_MAX_ROWS, scratch = fg_linear_scratch(self.table.width, K)
+        cdef int64_t N = cnp.PyArray_DIM(x, 0), K = self.linear.inputs, M = self.output_size, k
+        cdef int64_t blocks = (N + FG_MAX_ROWS - 1) // FG_MAX_ROWS
+        cdef int64_t scratch = round_up(fg_linear_scratch(self.table.width, K), 16)
+        cdef int64_t threads = threads_for(num_threads, blocks, <double>N * <double>K * <double>M)
         cdef const float *xs = <const float *>cnp.PyArray_DATA(x)
         cdef float *ys = <float *>cnp.PyArray_DATA(y)
-        cdef int64_t blocks = (N + block - 1) // block
-        cdef int64_t threads = threads_for(num_threads, blocks, <double>N * <double>K * <double>M)
         cdef float *room
-        cdef float *mine
         if N == 0:
             return
-        room = <float *>malloc(<size_t>(scratch * blocks if threads > 1 else scratch) * sizeof(float) + 64)
+        room = <float *>malloc(<size_t>(scratch * threads + 16) * sizeof(float))
         if room == NULL:
             raise MemoryError("no room for the workspace of a dense layer")
         with nogil:
-            mine = <float *>aligned(room)
             if threads == 1:
-                for b in range(blocks):
-                    run_block(self.table, &self.linear, ys + b * block * M, xs + b * block * K, M,
-                              min(block, N - b * block), mine)
+                run_blocks(self.table, &self.linear, ys, xs, M, N, 0, 1, <float *>aligned(room))
             else:
-                for b in prange(blocks, num_threads=threads, schedule="static"):
-                    run_block(self.table, &self.linear, ys + b * block * M, xs + b * block * K, M,
-                              min(block, N - b * block), mine + b * scratch)
+                for k in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                    run_blocks(self.table, &self.linear, ys, xs, M, N, k, threads, <float *>aligned(room) + k * scratch)
             free(room)
 
 

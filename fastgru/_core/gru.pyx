@@ -235,7 +235,7 @@ cdef class PackedGRU:
     Read-only, and safe to use from several threads at once.
     """
 
-    def __init__(self, weight_ih, weight_hh, bias_ih, bias_hh, bint reset_after, activation, recurrent_activation, isa,
+    def __cinit__(self, weight_ih, weight_hh, bias_ih, bias_hh, bint reset_after, activation, recurrent_activation, isa,
                  update_gate="old"):
         """Float32 weights in convention K, already validated: (3H, I), (3H, H), (3H) or None, (3H) or None."""
         cdef int64_t H = weight_hh.shape[1]

@@ -1,5 +1,6 @@
 """Which instruction set runs, what its kernels are asked for by name, and how many threads may be used."""
 
+import math
 import os
 import sys
 
@@ -116,12 +117,14 @@ cdef fg_act parse_activation(object activation) except *:
         )
     kind, *defaults = ACTIVATIONS[name]
     values = [*given, *defaults[len(given):]]
-    if None in values:
+    if None in values[len(given):]:
         raise ValueError(f"activation: {name} has no usual parameters, give ({name!r}, alpha, beta)")
     try:
         act.kind, act.alpha, act.beta = kind, float(values[0]), float(values[1])
-    except (TypeError, ValueError):
-        raise ValueError(f"activation: alpha and beta of {name} must be numbers, found {activation!r}") from None
+        if not (math.isfinite(act.alpha) and math.isfinite(act.beta)):
+            raise ValueError
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(f"activation: alpha and beta of {name} must be finite numbers, found {activation!r}") from None
     return act
 
 
@@ -182,7 +185,8 @@ def check_num_threads(num_threads):
     num_threads = num_threads.__index__()
     if num_threads < 1:
         raise ValueError(f"num_threads: expected a whole number >= 1 or None, found {num_threads}")
-    return min(num_threads, 1024)
+    # OpenMP ends the process where it can't make a thread; more than there are processors gains nothing
+    return min(num_threads, max(os.cpu_count() or 1, 64))
 
 
 def set_num_threads(num_threads):

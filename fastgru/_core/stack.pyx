@@ -26,7 +26,7 @@ cdef bint ready(object a, int ndim, int64_t last) noexcept:
     if last > 1 and cnp.PyArray_STRIDE(x, ndim - 1) != sizeof(float):
         return False
     for i in range(ndim - 1):
-        if cnp.PyArray_STRIDE(x, i) % <int64_t>sizeof(float):
+        if cnp.PyArray_DIM(x, i) > 1 and cnp.PyArray_STRIDE(x, i) % <int64_t>sizeof(float):
             return False
     return True
 
@@ -37,7 +37,7 @@ cdef class Stack:
     cdef readonly tuple layers
     cdef int64_t directions, input_size, hidden_size
 
-    def __init__(self, layers, int64_t directions):
+    def __cinit__(self, layers, int64_t directions):
         self.layers = tuple(layers)
         self.directions = directions
         self.input_size, self.hidden_size = self.layers[0].input_size, self.layers[0].hidden_size

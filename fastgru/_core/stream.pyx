@@ -7,9 +7,21 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastgru._core.gru cimport Job, PackedGRU
+from fastgru._core.isa cimport threads_for
 from fastgru._core.stack cimport ready
 
 cnp.import_array()
+
+
+cdef bint meets(cnp.ndarray x, cnp.ndarray own) noexcept:
+    """Whether x (N, I) may lie in an array of the stream's own."""
+    cdef char *first = <char *>cnp.PyArray_DATA(x)
+    cdef char *last = first + (cnp.PyArray_DIM(x, 0) - 1) * cnp.PyArray_STRIDE(x, 0)
+    cdef char *start = <char *>cnp.PyArray_DATA(own)
+    if last < first:
+        first, last = last, first
+    last += cnp.PyArray_DIM(x, 1) * sizeof(float)
+    return first < start + cnp.PyArray_NBYTES(own) and start < last
 
 
 cdef class Stream:
@@ -33,8 +45,9 @@ cdef class Stream:
     cdef object output                     # its last (N, H), handed out again and again
     cdef object convert, num_threads
 
-    def __init__(self, layers, int64_t batch_size, convert, num_threads=None):
+    def __cinit__(self, layers, int64_t batch_size, convert, num_threads=None):
         """`convert` makes float32 (N, I) of an x that can't be used as it is, or raises."""
+        threads_for(num_threads, 1, 0)     # refuses a bad one now
         self.layers = tuple(layers)
         self.batch_size, self.convert, self.num_threads = batch_size, convert, num_threads
         hidden = self.layers[0].hidden_size
@@ -66,6 +79,8 @@ cdef class Stream:
         cdef float *outputs = <float *>cnp.PyArray_DATA(<cnp.ndarray>self.outputs)
         if not ready(x, 2, layer.gru.input_size) or cnp.PyArray_DIM(<cnp.ndarray>x, 0) != N:
             x = self.convert(x)
+        if meets(<cnp.ndarray>x, <cnp.ndarray>self.state) or meets(<cnp.ndarray>x, <cnp.ndarray>self.outputs):
+            x = np.array(x)                # an output fed back: a step may not write what it still reads
         memset(&j, 0, sizeof(Job))
         j.rows, j.steps, j.h0_row, j.hn_row, j.y_row = N, 1, H, H, H
         j.x = <const float *>cnp.PyArray_DATA(<cnp.ndarray>x)

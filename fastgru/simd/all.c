@@ -1,5 +1,9 @@
 /* The one file that each instruction set compiles, with its own flags and its own FG_ISA_… macro. It exports one
  * constant table; everything else is static, so that no symbol of one ISA can stand in for another's. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off) /* -ffp-contract=off elsewhere: only v_fma may fuse */
+#endif
+
 #include <stddef.h>
 #include <string.h>
 
