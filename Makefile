@@ -1,9 +1,10 @@
 # Everything runs in .venv, which these targets make and fill themselves.
 #   make demo      build, score real exported models, print one table
 #   make test      the tests
-#   make bench     install PyTorch and ONNX Runtime, and time them beside fastgru
+#   make bench     install every peer, and compare fastgru with them (about 12 minutes; 5 GB of disk)
 #   make lint      ruff and mypy --strict
 #   make mutants   seeded faults in the kernels, each of which a test must find
+#   make counts    instructions of each kernel, compared with the recorded ones (exit code 77: no valgrind here)
 #   make parity    install the frameworks, and compare with them live
 #   make parity-full  the same over the whole product of Keras GRU settings (long)
 
@@ -13,7 +14,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # What must be compiled again when it changes; Python files are used in place
 CORE := setup.py pyproject.toml $(wildcard fastgru/simd/*.[ch] fastgru/_core/*.pyx fastgru/_core/*.pxd)
 
-.PHONY: demo test bench lint mutants parity parity-full clean
+.PHONY: demo test bench counts lint mutants parity parity-full clean
 
 demo: .venv/built
 	$(PY) -m fastgru.demo
@@ -22,7 +23,10 @@ test: .venv/test
 	$(PY) -m pytest
 
 bench: .venv/bench
-	$(PY) benchmarks/floor.py
+	$(PY) benchmarks/compare.py
+
+counts:
+	$(PYTHON) tools/instruction_counts.py --check
 
 lint: .venv/lint
 	$(PY) -m ruff check .
@@ -59,7 +63,7 @@ parity-full: .venv/parity
 	@touch $@ .venv/built
 
 .venv/lint: pyproject.toml | .venv/bin/python
-	$(PIP) ruff mypy numpy
+	$(PIP) "ruff==0.17.6" "mypy==2.4.1" numpy
 	@touch $@
 
 clean:

@@ -63,17 +63,9 @@ def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...
         )
     if any(s % 4 for n, s in zip(value.shape, value.strides, strict=True) if n > 1):
         raise ValueError(f"{name}: expected strides of whole floats, found {value.strides} bytes")
-    if any(a is not None and _meet(value, a) for a in inputs):
+    if any(a is not None and np.shares_memory(value, a) for a in inputs):
         raise ValueError(f"{name}: shares memory with an input; give an array of its own")
     return value
-
-
-def _meet(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Whether two arrays share an element; True where that would take long to find out."""
-    try:
-        return bool(np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=100_000))
-    except np.exceptions.TooHardError:
-        return True
 
 
 def _overlaps_itself(a: NDArray[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Seeded faults in the kernels: each is built in a copy of the tree, and a named test must fail on it.
+"""Seeded faults in the kernels, forward and back: each is built in a copy of the tree; a named test must fail on it.
 
     python tools/mutants.py [NAME ...]
 
@@ -69,6 +69,41 @@ MUTANTS = (
         "    workspace += k * j.workspace\n",
         "    workspace += 0 * k * j.workspace\n",
         "tests/test_threads.py::test_parallel_workspaces_are_apart",
+    ),
+    Mutant(
+        "swapped gate gradient",  # the update gate's value is read where the reset gate's stands
+        "fastgru/simd/gru_backward.c",
+        "z = load_units(c + 2 * H, left);",
+        "z = load_units(c + H, left);",
+        "tests/test_gradients.py::test_every_gate_and_bias",
+    ),
+    Mutant(
+        "dropped bias gradient",  # of bias_hh, which has sums of its own with reset_after
+        "fastgru/_core/backward.pyx",
+        "w[1].sums = <float *>cnp.PyArray_DATA(strided(sums_hh))",
+        "w[1].sums = NULL",
+        "tests/test_gradients.py::test_every_gate_and_bias",
+    ),
+    Mutant(
+        "steps lost from a weight's sum",  # the last block of terms, where it is shorter than the others
+        "fastgru/_core/backward.pyx",
+        "    if terms > 0:\n        add_terms(",
+        "    if terms == FG_KC:\n        add_terms(",
+        "tests/test_gradients.py::test_no_sum_over_steps_loses_its_tail",
+    ),
+    Mutant(
+        "gradient not moved with its row",  # a row that takes over another slot finds what is left there
+        "fastgru/_core/backward.pyx",
+        "                memcpy(dh + i * padded, dh + active * padded, padded * sizeof(float))\n",
+        "                pass\n",
+        "tests/test_gradients.py::test_a_slot_starts_its_next_row_from_dh_n",
+    ),
+    Mutant(
+        "stale gradient in a slot",  # a slot's next row starts from the last row's gradient instead of dh_n
+        "fastgru/_core/backward.pyx",
+        "            if b.dh_n != NULL:\n                memcpy(dh + active * padded",
+        "            if b.dh_n != NULL and taken <= j.slots:\n                memcpy(dh + active * padded",
+        "tests/test_gradients.py::test_a_slot_starts_its_next_row_from_dh_n",
     ),
 )
 
