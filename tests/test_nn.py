@@ -323,6 +323,111 @@ def test_repr_says_what_differs() -> None:
     assert repr(nn.GRUCell(3, 5)) == "GRUCell(3, 5)"
 
 
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9, 70])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_stream_has_the_bits_of_the_sequence(rows: int, layers: int, reset_after: bool) -> None:
+    gru = nn.GRU(I, H, layers, batch_first=True, reset_after=reset_after)
+    x = np.random.default_rng(rows).standard_normal((rows, T, I)).astype(np.float32)
+    y, h_n = gru(x)
+    stream = gru.stream(rows)
+    assert stream.batch_size == rows and stream.state.shape == (layers, rows, H) and (stream.state == 0).all()
+    for t in range(T):
+        assert_same(stream.step(x[:, t]), y[:, t])
+    assert_same(stream.state, h_n)
+    other = gru.stream(rows)
+    for t in range(T):  # what must be converted first
+        assert_same(other.step(x[:, t].tolist() if t % 2 else x[:, t].astype(float)), y[:, t])
+
+
+def test_a_streams_state_can_be_set_and_reset() -> None:
+    gru = nn.GRU(I, H, 2, batch_first=True)
+    h0 = RNG.standard_normal((2, N, H)).astype(np.float32)
+    stream = gru.stream(N)
+    stream.state[...] = h0
+    y, h_n = gru(X, h0)
+    for t in range(T):
+        assert_same(stream.step(X[:, t]), y[:, t])
+    assert_same(stream.state, h_n)
+    stream.reset([1, 3])
+    assert (stream.state[:, [1, 3]] == 0).all()
+    assert_same(stream.state[:, [0, 2]], h_n[:, [0, 2]])
+    fresh = gru(X[:, :1])[0][:, 0]
+    assert_same(stream.step(X[:, 0])[[1, 3]], fresh[[1, 3]])
+    stream.reset()
+    assert (stream.state == 0).all()
+    assert_same(stream.step(X[:, 0]), fresh)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("what", ["output", "state", "output backwards", "part of the state"])
+def test_a_stream_may_be_fed_its_own_output(layers: int, what: str) -> None:
+    gru = nn.GRU(H, H, layers, batch_first=True)
+    stream, apart = gru.stream(N), gru.stream(N)
+    first = RNG.standard_normal((N, H)).astype(np.float32)
+    y = stream.step(first)
+    apart.step(first)
+    for _ in range(5):
+        x = {"output": y, "state": stream.state[0], "output backwards": y[::-1]}.get(what, stream.state[-1, ::-1])
+        copied = x.copy()
+        y = stream.step(x)
+        assert_same(y, apart.step(copied))
+        assert_same(stream.state, apart.state)
+
+
+def test_streams_of_one_model_are_apart() -> None:
+    gru = nn.GRU(I, H, batch_first=True)
+    a, b = gru.stream(N), gru.stream(N)
+    y = gru(X)[0]
+    a.step(X[:, 0])
+    assert (b.state == 0).all()
+    assert_same(b.step(X[:, 0]), y[:, 0])
+    assert_same(a.step(X[:, 1]), y[:, 1])
+
+
+def test_bad_stream_input_is_named_and_changes_nothing() -> None:
+    gru = nn.GRU(I, H)
+    stream = gru.stream(2)
+    for bad, error in (
+        (np.zeros((3, I)), ValueError),
+        (np.zeros((3, I), np.float32), ValueError),
+        (np.zeros((2, I + 1), np.float32), ValueError),
+        (np.zeros(I, np.float32), ValueError),
+        (np.zeros((1, 2, I)), ValueError),
+        (None, TypeError),
+        ("x", TypeError),
+        (np.zeros((2, I), complex), TypeError),
+        ([[1.0], [2.0, 3.0]], TypeError),
+    ):
+        with pytest.raises(error, match="^x: "):
+            stream.step(bad)
+    assert (stream.state == 0).all()
+    for rows in (0, -1, 1.0, None, "1"):
+        with pytest.raises(ValueError, match="^batch_size: "):
+            gru.stream(rows)
+    with pytest.raises(ValueError, match="^num_threads: "):
+        gru.stream(1, num_threads=0)
+    with pytest.raises(ValueError, match="bidirectional"):
+        nn.GRU(I, H, bidirectional=True).stream()
+
+
+def test_a_stream_outlives_its_model_and_a_new_state_dict() -> None:
+    """It keeps the weights that it was made with: nothing it points into is freed under it."""
+    gru = nn.GRU(I, H, batch_first=True)
+    y = gru(X)[0]
+    stream = gru.stream(N)
+    gru.load_state_dict(nn.GRU(I, H).state_dict())
+    del gru
+    for t in range(T):
+        assert_same(stream.step(X[:, t]), y[:, t])
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
 def test_results_are_new_arrays() -> None:
     """Not views of a workspace: a later call leaves earlier results alone."""
     y, h_n = BATCH_FIRST(X)

@@ -200,7 +200,7 @@ static void compare_linear(const fg_table *scalar, const fg_table *t)
 typedef struct {
     int reset_after, projected, cached, with_dy;
     fg_act recurrent, act;
-    int64_t N, I, H;
+    int64_t N, I, H, shares;
     room w_ih, w_hh, bias, c_n, x, h, dh, dy; /* bias: b + c, with reset_after n's part b_n alone */
 } layer;
 
@@ -210,7 +210,8 @@ typedef struct { room y, cache, dh; } step;
 static void run_backward(const fg_table *t, const layer *l, step *s, const float *const *h, const float *const *dy)
 {
     int64_t W = t->width, H = l->H, G = (H + W - 1) / W;
-    fg_gru_backward g = {l->reset_after, l->recurrent, l->act, H, {{0}}};
+    fg_gru_backward g = {.reset_after = l->reset_after, .recurrent_activation = l->recurrent, .activation = l->act,
+                         .hidden_size = H};
     int64_t *lanes = plain_lanes(H, G * W);
     room packed[2];
     int passes = l->reset_after ? 1 : 2;
@@ -243,7 +244,8 @@ static void run_backward(const fg_table *t, const layer *l, step *s, const float
 static step run_step(const fg_table *t, const layer *l)
 {
     int64_t W = t->width, H = l->H, G = (H + W - 1) / W, stride = 3 * G * W, used = 0;
-    fg_gru g = {l->reset_after, l->recurrent, l->act, l->I, H, {{0}}, {{0}}, NULL, 0, G};
+    fg_gru g = {.reset_after = l->reset_after, .recurrent_activation = l->recurrent, .activation = l->act,
+                .input_size = l->I, .hidden_size = H, .last_group = G};
     int64_t *lanes = plain_lanes(0, 3 * G * W);
     room packed[7];
     for (int pass = 0; pass < (l->reset_after ? 1 : 2); pass++) {
@@ -277,8 +279,12 @@ static step run_step(const fg_table *t, const layer *l)
         if (!l->reset_after)
             t->linear(sums, x, &g.x[1], stride - first, l->N, scratch.first);
     }
-    t->gru_step(y, l->cached ? cache : NULL, l->projected ? NULL : x, h, l->projected ? ahead.first : NULL, stride, &g, l->N,
-                scratch.first);
+    const int64_t shares = l->reset_after ? l->shares : 1; /* a step may be taken in parts, as several threads do */
+    for (int64_t share = 0; share < shares; share++) {
+        g.first_group = share * G / shares, g.last_group = (share + 1) * G / shares;
+        t->gru_step(y, l->cached ? cache : NULL, l->projected ? NULL : x, h, l->projected ? ahead.first : NULL, stride, &g,
+                    l->N, scratch.first);
+    }
     check(guards_stand(&s.y) && guards_stand(&s.cache) && guards_stand(&scratch) && guards_stand(&ahead), t->name,
           "gru_step writes outside");
     if (l->cached)
@@ -292,7 +298,7 @@ static step run_step(const fg_table *t, const layer *l)
 static void compare_step(const fg_table *scalar, const fg_table *t)
 {
     char what[160];
-    layer l = {next() & 1, next() & 1, next() & 1, next() & 1, PICK(SIGMAS), PICK(ACTS), PICK(ROWS), 0, PICK(SIZES),
+    layer l = {next() & 1, next() & 1, next() & 1, next() & 1, PICK(SIGMAS), PICK(ACTS), PICK(ROWS), 0, PICK(SIZES), 1 + below(3),
                {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
     l.I = below(4) ? PICK(SIZES) : PICK(LONG);
     if (below(8) == 0)
