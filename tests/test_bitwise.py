@@ -86,16 +86,16 @@ def test_threads_change_nothing_with_few_rows(rows: int) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_threads_change_nothing_for_a_single_row(isa: str, ragged: str, reverse: bool) -> None:
     """Its units may be shared out: every thread waits for the others after each step."""
-    for H, h0, variant in ((129, True, {}), (200, False, {"activation": "relu"}), (257, True, {"reset_after": False})):
-        case = Case(1, 150, 33, H, ragged=ragged, reverse=reverse, h0=h0, variant=variant, padding="keras")
-        assert case.work > 3 * PARALLEL_WORK
+    for h0, variant in ((True, {}), (False, {"activation": "relu"}), (True, {"reset_after": False})):
+        case = Case(1, 24, 33, 257, ragged=ragged, reverse=reverse, h0=h0, variant=variant, padding="keras")
+        assert case.work > 2.5 * PARALLEL_WORK  # also where a mask leaves a half of it
         packed = case.packed(isa)
         y, h_n = case.call(ops.gru, packed, padding="keras", num_threads=1)
-        for threads in (2, 3, 5, 64):
+        for threads in (2, 3):
             y_now, h_now = case.call(ops.gru, packed, padding="keras", num_threads=threads)
             assert_same(y_now, y, f"y, {threads} threads")
             assert_same(h_now, h_n, f"h_n, {threads} threads")
-            assert_same(case.call(ops.gru_final, packed, num_threads=threads), h_n, f"gru_final, {threads} threads")
+        assert_same(case.call(ops.gru_final, packed, num_threads=2), h_n, "gru_final, 2 threads")
 
 
 def test_threads_change_nothing_in_dense_layers() -> None:
