@@ -50,7 +50,13 @@ class Worker:
     def start(self) -> dict[str, Any]:
         environment = {k: v for k, v in os.environ.items() if k not in SLOW_VARIABLES}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(len(self.processors)))
-        command = [sys.executable, str(HERE / "worker.py"), self.adaptor, self.configuration, *map(str, self.processors)]
+        command = [
+            sys.executable,
+            str(HERE / "worker.py"),
+            self.adaptor,
+            self.configuration,
+            *map(str, self.processors),
+        ]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=environment
@@ -109,7 +115,11 @@ def start(adaptors: list[str], processors: list[int], say: Callable[[str], None]
 
 
 def rounds(
-    runs: dict[str, tuple[Worker, str]], repeats: dict[str, int], seconds: float, fewest: int, between: Callable[[], None]
+    runs: dict[str, tuple[Worker, str]],
+    repeats: dict[str, int],
+    seconds: float,
+    fewest: int,
+    between: Callable[[], None],
 ) -> tuple[dict[str, list[dict[str, list[int]]]], dict[str, str]]:
     """Let all take turns, in another order each time, and `between` once in each round.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Limits:
-    """Peak FLOP/s and read bandwidth (bytes/s) of one thread on each processor, together. OSError without a compiler."""
+    """Peak FLOP/s and read bandwidth (bytes/s) of one thread on each processor. OSError without a compiler."""
 
     def __init__(self, processors: list[int], seconds: float = 0.001) -> None:
         last = None
@@ -37,7 +37,9 @@ class Limits:
         pointer = ctypes.POINTER(ctypes.c_float)
 
         def read(part: np.ndarray) -> Callable[[], float]:
-            return lambda: self.library.read_bandwidth(part.ctypes.data_as(pointer), ctypes.c_long(part.size), self.seconds)
+            return lambda: self.library.read_bandwidth(
+                part.ctypes.data_as(pointer), ctypes.c_long(part.size), self.seconds
+            )
 
         return self._together([read(part) for part in parts])
 

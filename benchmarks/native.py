@@ -1,4 +1,4 @@
-"""Small C and C++ sources, compiled when they are needed."""
+"""This machine: its processors, and small C and C++ sources compiled for it when they are needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     OSError
         There is no compiler, or it refuses: its own words.
     """
-    compiler = os.environ.get("CXX" if source.suffix == ".cpp" else "CC") or ("c++" if source.suffix == ".cpp" else "cc")
+    compiler = os.environ.get("CXX" if source.suffix == ".cpp" else "CC") or (
+        "c++" if source.suffix == ".cpp" else "cc"
+    )
     if not shutil.which(compiler.split()[0]):
         raise OSError(f"{source.name}: no compiler ({compiler})")
     # the processor counts: -march=native means another thing on another one
@@ -46,3 +48,8 @@ def processor() -> str:
         import platform
 
         return platform.processor() or platform.machine()
+
+
+def processors() -> list[int]:
+    """Those that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]

@@ -1,6 +1,6 @@
-"""The process of one engine in one configuration: prepares cases and times calls, as compare.py tells it in lines of JSON.
+"""The process of one engine in one configuration: prepares cases and times calls, as lines of JSON tell it.
 
-    python benchmarks/worker.py ADAPTOR CONFIGURATION PROCESSOR [PROCESSOR ...]
+python benchmarks/worker.py ADAPTOR CONFIGURATION PROCESSOR [PROCESSOR ...]
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def timed(run: shapes.Run, pool: list[shapes.F32], repeats: int, with_cpu: bool)
 
 def warm_up(run: shapes.Run, pool: list[shapes.F32]) -> int:
     """Nanoseconds of the fastest of the first calls: two, or as many as fit into 0.2 s, ten at most."""
-    end, once = time.perf_counter() + 0.2, []
+    end = time.perf_counter() + 0.2
+    once: list[int] = []
     while len(once) < 2 or len(once) < 10 and time.perf_counter() < end:
         once += timed(run, pool, 1, False)["wall"]
     return min(once)
@@ -122,15 +123,17 @@ def serve(adaptor: Any, configuration: str, threads: int, ask: Any, answer: Any)
             else:
                 raise ValueError(f"no such command: {what}")
         except Exception as error:  # whatever an engine raises is its result
-            reply = {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"}
+            reply = {
+                "failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+            }
         answer.write(json.dumps(reply) + "\n")
         answer.flush()
 
 
 def main() -> None:
-    name, configuration, *processors = sys.argv[1:]
+    name, configuration, *pinned = sys.argv[1:]
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(p) for p in processors})
+        os.sched_setaffinity(0, {int(p) for p in pinned})
     answer = os.fdopen(os.dup(1), "w")  # engines may print: theirs goes to the error stream
     os.dup2(2, 1)
     adaptor = importlib.import_module(f"peers.{name}")
@@ -143,7 +146,7 @@ def main() -> None:
     answer.write(json.dumps(hello) + "\n")
     answer.flush()
     if "version" in hello:
-        serve(adaptor, configuration, len(processors), sys.stdin, answer)
+        serve(adaptor, configuration, len(pinned), sys.stdin, answer)
 
 
 if __name__ == "__main__":

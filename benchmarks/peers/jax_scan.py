@@ -27,8 +27,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     weights = jax.device_put(layers)
     ahead = configuration == "inputs ahead"
 
-    @jax.jit
-    def run(x: Any, h0: Any, weights: Any) -> Any:
+    def equations(x: Any, h0: Any, weights: Any) -> Any:
         for w, u, b, c in weights:
 
             def step(h: Any, x: Any, w: Any = w, u: Any = u, b: Any = b, c: Any = c) -> Any:
@@ -42,6 +41,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
             h, x = lax.scan(step, h0, x @ w + b if ahead else x)
         return x, h
 
+    run = jax.jit(equations)
     x = [jnp.zeros((case.T, case.N, case.I))]
     state = [jnp.zeros((case.N, case.H))]
 

@@ -47,6 +47,4 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
             state[0] = h.copy()
         return y
 
-    return shapes.Run(
-        lambda new: np.copyto(x, new.swapaxes(0, 1)), call, lambda y: y.swapaxes(0, 1), lambda: state[0]
-    )
+    return shapes.Run(lambda new: np.copyto(x, new.swapaxes(0, 1)), call, lambda y: y.swapaxes(0, 1), lambda: state[0])

@@ -72,7 +72,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     for before, after in (states, states[::-1]):
         binding = session.io_binding()
         fed = {"x": x} | ({} if lengths is None else {"lengths": lengths.astype(np.int32)})
-        written = {f"y{case.layers - 1}": y}
+        written: dict[str, np.ndarray] = {f"y{case.layers - 1}": y}
         if case.kind == "step":
             fed["h0"], written["h_n"] = before, after
         for name, a in fed.items():

@@ -33,7 +33,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     state = [torch.zeros(case.N, case.H)]
     rows = None if lengths is None else torch.from_numpy(lengths)
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's
+    @torch.inference_mode()
     def call() -> Any:
         if step:
             state[0] = run(x[0], state[0])
@@ -55,7 +55,8 @@ def quantize(module: Any) -> Any:
 
     import torch
 
+    quantize_dynamic: Any = torch.ao.quantization.quantize_dynamic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is on its way out of torch
         inside = torch.nn.ModuleList([module])  # only what lies inside a module is replaced
-        return torch.ao.quantization.quantize_dynamic(inside, {torch.nn.GRU, torch.nn.GRUCell}, dtype=torch.qint8)[0]
+        return quantize_dynamic(inside, {torch.nn.GRU, torch.nn.GRUCell}, dtype=torch.qint8)[0]

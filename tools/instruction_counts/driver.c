@@ -89,7 +89,9 @@ static data prepare(const shape *s)
     d.x = rows_of(s->rows, I), d.h = rows_of(s->rows, H), d.y = rows_of(s->rows, H + W);
     d.stride = G * W;
     if (s->kind == STEP || s->kind == PROJECTED || s->kind == CACHED) {
-        d.forward = (fg_gru){s->reset_after, sigmoid, tanh, I, H, {layer(I, first)}, {layer(H, first)}, NULL};
+        d.forward = (fg_gru){.reset_after = s->reset_after, .recurrent_activation = sigmoid, .activation = tanh,
+                             .input_size = I, .hidden_size = H, .x = {layer(I, first)}, .h = {layer(H, first)},
+                             .last_group = G};
         if (s->reset_after)
             d.forward.recurrent_start = floats(G * W);
         else
@@ -99,7 +101,8 @@ static data prepare(const shape *s)
         d.cache = s->kind == CACHED ? rows_of(s->rows, 4 * H) : NULL;
         d.scratch = floats(fg_step_scratch(W, I, H, s->reset_after));
     } else if (s->kind == BACKWARD) {
-        d.backward = (fg_gru_backward){s->reset_after, sigmoid, tanh, H, {layer(s->reset_after ? 3 * H : H, G)}};
+        d.backward = (fg_gru_backward){.reset_after = s->reset_after, .recurrent_activation = sigmoid, .activation = tanh,
+                                       .hidden_size = H, .h = {layer(s->reset_after ? 3 * H : H, G)}};
         if (!s->reset_after)
             d.backward.h[1] = layer(2 * H, G);
         d.cache = rows_of(s->rows, 4 * H);
