@@ -85,21 +85,21 @@ MUTANTS = (
         "tests/test_gradients.py::test_every_gate_and_bias",
     ),
     Mutant(
-        "steps lost from a weight's sum",  # the last block of terms, where it is shorter than the others
+        "steps lost from a sum",  # the last block of terms, where it is shorter than the others
         "fastgru/_core/backward.pyx",
         "    if terms > 0:\n        add_terms(",
         "    if terms == FG_KC:\n        add_terms(",
         "tests/test_gradients.py::test_no_sum_over_steps_loses_its_tail",
     ),
     Mutant(
-        "gradient not moved with its row",  # a row that takes over another slot finds what is left there
+        "gradient left in its slot",  # a row that moves to a free slot finds the gradient of the one before
         "fastgru/_core/backward.pyx",
         "                memcpy(dh + i * padded, dh + active * padded, padded * sizeof(float))\n",
         "                pass\n",
         "tests/test_gradients.py::test_a_slot_starts_its_next_row_from_dh_n",
     ),
     Mutant(
-        "stale gradient in a slot",  # a slot's next row starts from the last row's gradient instead of dh_n
+        "dh_n missed at a refill",  # a slot's next row starts from 0
         "fastgru/_core/backward.pyx",
         "            if b.dh_n != NULL:\n                memcpy(dh + active * padded",
         "            if b.dh_n != NULL and taken <= j.slots:\n                memcpy(dh + active * padded",
