@@ -18,6 +18,7 @@ from .layers.base import NEWEST, Array, Dialect, Layer, Shape
 from .layers.core import Input
 from .layers.ignored import ignored
 from .layers.reader import Reader
+from .streaming import ModelStream
 
 #: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
 _CHUNK_ROWS, _CHUNK_ELEMENTS = 1024, 1 << 20
@@ -171,6 +172,14 @@ class Model(Layer):
             outputs = self.graph.run(inputs, masks, num_threads)[0]
             return self._finish([_result(y, inputs) for y in outputs])
         return self._finish(self._in_chunks(inputs, masks, rows, step, num_threads, verbose))
+
+    def stream(self, batch_size: int = 1, *, num_threads: int | None = None) -> ModelStream:
+        """A stream of single time steps for ``batch_size`` sequences, from zero states.
+
+        For chains of layers that need no later step: each ``stream.step(x_t)`` returns what `predict` gives for the
+        sequence so far. Raises ValueError naming the layer that makes it impossible.
+        """
+        return ModelStream(self.graph, batch_size, num_threads)
 
     def _in_chunks(
         self,

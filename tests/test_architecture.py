@@ -22,6 +22,7 @@ ROWS = (
     ("nn", "layers"),
     ("training",),
     ("graph",),
+    ("streaming",),
     ("models",),
     ("loading",),
     ("recommend",),
