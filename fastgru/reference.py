@@ -148,7 +148,7 @@ SLOPES: dict[str, Callable[[Array, float, float], Array]] = {
     "selu": lambda x, a, b: 1.0507009873554805 * np.where(x < 0, 1.6732632423543772 * np.exp(np.minimum(x, 0)), 1),
     "softplus": lambda x, a, b: 1 / (1 + np.exp(-x)),
     "affine": lambda x, a, b: np.full_like(x, a),
-    "leaky_relu": lambda x, a, b: np.where(x < 0, a, 1),
+    "leaky_relu": lambda x, a, b: np.where(x > 0, 1, a),
     "thresholded_relu": lambda x, a, b: np.where(x <= a, 0, 1),
     "scaled_tanh": lambda x, a, b: a * b * (1 - np.tanh(b * x) ** 2),
 }

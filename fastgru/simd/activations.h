@@ -116,7 +116,7 @@ static float scalar_slope(fg_act a, float y)
     case FG_SELU: return y < 0.0f ? y + 1.05070098735548f * 1.67326324235438f : 1.05070098735548f;
     case FG_SOFTPLUS: return -expm1f(-y);
     case FG_AFFINE: return a.alpha;
-    case FG_LEAKY_RELU: return y < 0.0f ? a.alpha : 1.0f;
+    case FG_LEAKY_RELU: return y > 0.0f ? 1.0f : a.alpha;
     case FG_THRESHOLDED_RELU: return y == 0.0f ? 0.0f : 1.0f;
     default: return 1.0f;
     }
