@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_core import Case, assert_same, output_of
+from helpers_core import Case, assert_same, output_of, run_python
 
 import fastgru
 from fastgru import nn, ops
@@ -71,9 +71,15 @@ def test_default_is_the_least_of_what_limits() -> None:
     assert int(output_of(GET, OMP_NUM_THREADS="4096", FASTGRU_NUM_THREADS="4096")) == free
     assert int(output_of(GET, FASTGRU_NUM_THREADS="1", OMP_NUM_THREADS="2")) == 1
     for nonsense in ("", "many", "1.5", " "):
-        assert int(output_of(GET, FASTGRU_NUM_THREADS=nonsense)) == free
-    for low in ("0", "-3"):
-        assert int(output_of(GET, FASTGRU_NUM_THREADS=low)) == 1
+        assert int(output_of(GET, OMP_NUM_THREADS=nonsense)) == free
+    for nothing in ("", " "):
+        assert int(output_of(GET, FASTGRU_NUM_THREADS=nothing)) == free
+    for wrong in ("many", "1.5", "0", "-3"):  # ours is refused, as a wrong FASTGRU_ISA is
+        done = run_python("import fastgru", FASTGRU_NUM_THREADS=wrong)
+        assert (
+            done.returncode != 0
+            and f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found '{wrong}'" in done.stderr
+        )
 
 
 @needs_openmp

@@ -137,11 +137,20 @@ def check_activation(activation):
 
 # --- threads ---------------------------------------------------------------------------------------------------------
 
-def _positive(text):
-    try:
-        return max(int(str(text).split(",")[0]), 1)
-    except ValueError:
+def _own_limit():
+    """FASTGRU_NUM_THREADS, or None where it is not set."""
+    text = os.environ.get("FASTGRU_NUM_THREADS", "").strip()
+    if not text:
         return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ImportError(f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found {text!r}")
+    return int(text)
+
+
+def _openmp_limit():
+    """OMP_NUM_THREADS, the first of its list, or None where it says nothing."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(int(text), 1) if text.isdecimal() else None
 
 
 def _affinity():
@@ -172,8 +181,8 @@ def default_num_threads():
     limits = [
         _affinity(),
         _cgroup_quota() if sys.platform == "linux" else None,
-        _positive(os.environ.get("FASTGRU_NUM_THREADS", "")),
-        _positive(os.environ.get("OMP_NUM_THREADS", "")),
+        _own_limit(),
+        _openmp_limit(),
     ]
     return min(limit for limit in limits if limit is not None) if OPENMP else 1
 
