@@ -72,9 +72,24 @@ def find_grus(tensors: Mapping[str, Array]) -> dict[str, str]:
         partner = tensors.get(name.replace("weight_hh", "weight_ih"))
         if rows != 3 * hidden or not first or partner is None or partner.ndim != 2:
             continue
-        kind = "GRUCell" if match["layer"] is None else "GRU"
-        found[match["prefix"]] = f"{kind}({partner.shape[1]}, {hidden})"
+        found[match["prefix"]] = _describe(tensors, match["prefix"], partner.shape[1], hidden, match["layer"] is None)
     return found
+
+
+def _describe(tensors: Mapping[str, Array], prefix: str, inputs: int, hidden: int, cell: bool) -> str:
+    """As `nn.GRU` and `nn.GRUCell` print themselves, less what a state_dict doesn't say."""
+    if cell:
+        return f"GRUCell({inputs}, {hidden})"
+    names = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+    weights = [m for m in (re.fullmatch(r"weight_hh_l(\d+)(_reverse)?", name) for name in names) if m]
+    layers = len({m[1] for m in weights})
+    return (
+        f"GRU({inputs}, {hidden}"
+        + f", num_layers={layers}" * (layers > 1)
+        + ", bias=False" * (f"{prefix}bias_ih_l0" not in tensors)
+        + ", bidirectional=True" * any(m[2] for m in weights)
+        + ")"
+    )
 
 
 def _recurrent(file: ModelFile, prefix: str | None) -> nn.GRU | nn.GRUCell:

@@ -91,6 +91,16 @@ def test_several_grus_are_listed(write: Any) -> None:
         load(path, prefix="x")
 
 
+def test_what_is_there_reads_as_the_module_prints() -> None:
+    weights = {**under("a.", gru_weights(3, 4, 3, both=True)), **under("b.", cell_weights(5, 6))}
+    plain = {name: value for name, value in gru_weights().items() if "bias" not in name}
+    assert find_grus({**weights, **under("a.c.", plain)}) == {
+        "a.": "GRU(3, 4, num_layers=3, bidirectional=True)",
+        "b.": "GRUCell(5, 6)",
+        "a.c.": "GRU(3, 4, bias=False)",
+    }
+
+
 def test_lstms_and_plain_rnns_are_not_grus(write: Any) -> None:
     lstm = {"l.weight_ih_l0": normal(16, 3), "l.weight_hh_l0": normal(16, 4)}
     rnn = {"r.weight_ih_l0": normal(4, 3), "r.weight_hh_l0": normal(4, 4)}
