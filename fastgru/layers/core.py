@@ -53,7 +53,7 @@ class Input(Layer):
     def cast(self, x: Array) -> Array:
         """``x`` in the declared dtype, as Keras casts inputs; half precisions become float32."""
         if self.dtype.startswith(("int", "uint")):
-            return x if x.dtype.kind in "iu" else x.astype(np.int64)
+            return x if x.dtype.kind in "iu" else _whole(x, f"input {self.name!r}: the values")
         if self.dtype == "bool":
             return x.astype(bool)
         return x if self.exact else as_float32(x)
@@ -92,8 +92,21 @@ class Dropout(Identity):
         return cls(rate if isinstance(rate, (int, float)) else 0.0, config.get("name"))
 
 
+def _whole(x: Array, where: str) -> Array:
+    """``x`` as int64, truncated as in Keras. What int64 can't hold raises here: a cast would make up a number."""
+    if x.dtype.kind == "f" and x.size:
+        values = x.astype(np.float64, copy=False)
+        worst = values.flat[np.abs(values).argmax()]  # the first NaN, if there is one
+        if not abs(worst) < 2.0**63:
+            found = "NaN" if np.isnan(worst) else f"{worst:g}"
+            raise ValueError(f"{where} contain {found}; expected whole numbers")
+    return x.astype(np.int64)
+
+
 class Embedding(Layer):
     """Rows of a table. Ids outside ``0 … input_dim − 1`` raise; none wraps around.
+
+    Ids may come as floats: fractions are cut off, as in Keras (2.7 is id 2), and NaN and inf raise.
 
     Parameters
     ----------
@@ -134,9 +147,7 @@ class Embedding(Layer):
         if x.dtype.kind not in "iu":
             if x.dtype.kind not in "fb":
                 raise TypeError(f"layer {self.name!r} (Embedding): expected integer ids, found {x.dtype}")
-            if not np.isfinite(x).all():
-                raise ValueError(f"layer {self.name!r} (Embedding): ids contain NaN or inf")
-            x = x.astype(np.int64)  # Keras truncates too
+            x = _whole(x, f"layer {self.name!r} (Embedding): ids")
         if x.size:
             low, high = int(x.min()), int(x.max())
             if low < 0 or high >= self.input_dim:
