@@ -1,4 +1,4 @@
-"""``fastgru info | convert | score``: the command line."""
+"""``fastgru info | convert | score | demo``: the command line."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import fastgru
 
-from . import formats, loading, nn, tables
+from . import demo, formats, loading, nn, tables
 from .formats import FormatError, ModelFile
 from .graph import sample_inputs
-from .layers.base import Array
+from .layers.base import Array, Shape
 from .models import Model
 
 _ROWS = 1024
+
+_SCORE = """\
+Score arrays with a Keras model or a PyTorch GRU, a batch of rows at a time.
+
+IN    .npy   one array, (N, ...)
+      .npz   the model's inputs by name, and `lengths` or `mask` if steps are padding; a model of one input takes
+             one array of any name
+      .csv   a row a line: ids, or the features of step 1, of step 2, ... side by side; a first line without any
+             number is a title and left out
+OUT   .npy; .npz, which holds several outputs by name; or .csv, a row a line: (N, T, H) is flattened to T*H numbers
+
+PyTorch GRUs  x is read batch first, whatever the GRU was trained with: (N, T, I), or (T, I) for one sequence (so a
+      .csv is one sequence, a step a line). An .npz holds x, and may hold h0 (layers * directions, N, H) and
+      lengths (N,); other arrays are not looked at. OUT is y (N, T, directions * H); an .npz holds h_n too, in the
+      layout of h0. A GRUCell takes x (N, I) and gives h_n (N, H).
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        print(f"fastgru: {error.filename}: {what}" if error.filename else f"fastgru: {error}", file=sys.stderr)
+    except (ValueError, TypeError) as error:
         print(f"fastgru: {error}", file=sys.stderr)
-        return 1
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,23 +70,35 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--verify", action="store_true", help="read it back and compare weights and scores")
     convert.set_defaults(run=_convert)
 
-    score = commands.add_parser("score", help="score arrays (.npy, .npz, .csv)")
+    score = commands.add_parser(
+        "score",
+        help="score arrays (.npy, .npz, .csv)",
+        description=_SCORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     score.add_argument("model", metavar="MODEL")
-    score.add_argument("input", metavar="IN", help=".npy; .npz of inputs by name; .csv")
-    score.add_argument("output", metavar="OUT", help=".npy, .npz or .csv, by its name")
+    score.add_argument("input", metavar="IN", help="a .npy, .npz or .csv file")
+    score.add_argument("output", metavar="OUT", help="the file to write: .npy, .npz or .csv")
     score.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
     score.add_argument("--num-threads", type=_positive, help="threads to use")
     score.add_argument("--batch-size", type=_positive, default=_ROWS, help="rows at a time")
-    score.add_argument("--quiet", action="store_true", help="no progress bar")
+    score.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
     score.set_defaults(run=_score)
+
+    shown = commands.add_parser("demo", help="score models that Keras and PyTorch wrote, compare, time")
+    shown.add_argument("--golden", metavar="FOLDER", help="the model files (default: tests/golden of the checkout)")
+    shown.set_defaults(run=_demo)
     return parser
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    return demo.main([] if arguments.golden is None else ["--golden", arguments.golden])
 
 
 # -- info ----------------------------------------------------------------------------------
@@ -111,18 +143,27 @@ def _print_state_dict(file: ModelFile) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     if not arguments.target.endswith(".safetensors"):
         raise FormatError(f"{arguments.target}: expected a name that ends in .safetensors")
-    if os.path.exists(arguments.target) and os.path.samefile(arguments.source, arguments.target):
-        raise FormatError(f"{arguments.target}: expected another file than the source")
+    tables.check_target(arguments.target)
+    _expect_another(arguments.target, arguments.source)
     file = formats.read(arguments.source)
-    if file.config is None:
-        formats.write_safetensors(arguments.target, file.tensors, {"source_version": file.version})
-    else:
-        Model.from_model_file(file).save(arguments.target)
+    model = None if file.config is None else Model.from_model_file(file)
+    with tables.told_of(arguments.target):
+        if model is None:
+            formats.write_safetensors(arguments.target, file.tensors, {"source_version": file.version})
+        else:
+            model.save(arguments.target)
     checked = _verify(file, arguments.target) if arguments.verify else ""
     print(f"{arguments.target}: {len(file.tensors)} tensors from {file.format}{checked}")
     for note in file.notes:
         print(f"note: {note}")
     return 0
+
+
+def _expect_another(target: str, *sources: str) -> None:
+    """The target replaces a file when it is complete: that must not be one that is read."""
+    for source in sources:
+        if os.path.exists(target) and os.path.samefile(source, target):
+            raise FormatError(f"{target}: expected another file than {source}, which is read")
 
 
 def _verify(source: ModelFile, target: str) -> str:
@@ -162,15 +203,42 @@ def _listed(outputs: Any) -> list[Array]:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    model = loading.load(arguments.model, arguments.prefix)
+    tables.check_target(arguments.output)
+    _expect_another(arguments.output, arguments.model, arguments.input)
+    model = _load(arguments.model, arguments.prefix)
     if isinstance(model, Model):
         return _score_model(model, arguments)
     return _score_gru(model, arguments)
 
 
+def _load(path: str, prefix: str | None) -> Model | nn.GRU | nn.GRUCell:
+    """As `fastgru.load`, whose errors speak of its argument; these speak of the option."""
+    file = formats.read(path)
+    if file.config is not None and prefix is not None:
+        raise FormatError(f"{path}: a Keras model takes no --prefix, found {prefix!r}")
+    grus = loading.find_grus(file.tensors) if file.config is None and prefix is None else {}
+    if len(grus) > 1:
+        listed = ", ".join(f"{p!r}: {what}" for p, what in sorted(grus.items()))
+        raise FormatError(f"{path}: expected one GRU, found {len(grus)}: {listed}; choose one with --prefix")
+    return loading.from_file(file, prefix)
+
+
+@contextmanager
+def _about(path: str) -> Iterator[None]:
+    """Errors about an array name the file that it came from."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        layout = "; h0 is (layers · directions, N, H)" if text.startswith("h0: ") else ""
+        raise FormatError(text if text.startswith(path) else f"{path}: {text}{layout}") from error
+
+
 def _score_model(model: Model, arguments: argparse.Namespace) -> int:
     table = tables.open_table(arguments.input)
     names, extra = _inputs_of(model, table, arguments.input)
+    if isinstance(table, tables.NpzReader):
+        table.take([*names, *extra])
     keys = _distinct(model.output_names)
 
     def run(chunk: dict[str, Array]) -> dict[str, Array]:
@@ -200,9 +268,18 @@ def _score_chunks(
         tqdm(total=rows, unit="row", disable=hidden) as bar,
     ):
         for chunk in chunks:
-            outputs = run(chunk)
+            with _about(arguments.input):
+                outputs = run(chunk)
             writer.write(outputs, rows)
             bar.update(len(next(iter(outputs.values()))))
+    _report(arguments, rows, writer.shapes)
+
+
+def _report(arguments: argparse.Namespace, rows: int, shapes: dict[str, Shape]) -> None:
+    if not arguments.quiet:
+        several = len(shapes) > 1
+        written = ", ".join(f"{name} {shape}" if several else str(shape) for name, shape in shapes.items())
+        print(f"{rows} row{'s' * (rows != 1)} → {arguments.output} {written}", file=sys.stderr)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -219,6 +296,8 @@ def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str]
         if len(ends) > 1:
             raise FormatError(f"{path}: expected an .npz file with {ends}, found a single array")
         return names, []
+    if len(names) == len(ends) == 1:
+        return names, []
     extra: list[str] = [n for n in ("lengths", "mask") if n in names and n not in ends]
     if all(end in names for end in ends):
         return ends, extra
@@ -226,7 +305,8 @@ def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str]
     numbered = rest == [f"arr_{i}" for i in range(len(ends))]  # numpy.savez without names
     if len(rest) == len(ends) and (len(ends) == 1 or numbered):
         return rest, extra
-    raise FormatError(f"{path}: expected an .npz file with the inputs {ends}, found {names}")
+    wanted = f"the input {ends[0]!r}, or a single array" if len(ends) == 1 else f"the inputs {ends}"
+    raise FormatError(f"{path}: expected an .npz file with {wanted}, found {names}")
 
 
 def _unflatten(x: Array, model: Model, path: str) -> Array:
@@ -257,17 +337,19 @@ def _score_gru(gru: nn.GRU | nn.GRUCell, arguments: argparse.Namespace) -> int:
     table = tables.open_table(path)
     if isinstance(table, tables.NpzReader) or arguments.output.lower().endswith(".npz"):
         given = _gru_arrays(path, table)
-        h0, lengths = given.get("h0"), given.get("lengths")
-        if isinstance(gru, nn.GRUCell):
-            outputs = {"h_n": gru(given["x"], h0, num_threads=threads)}
-        else:
-            y, h_n = gru(given["x"], h0, lengths, num_threads=threads)
-            outputs = {"y": y, "h_n": h_n}
+        x, h0, lengths = given["x"], given.get("h0"), given.get("lengths")
+        with _about(path):
+            if isinstance(gru, nn.GRUCell):
+                outputs = {"h_n": gru(x, h0, num_threads=threads)}
+            else:
+                y, h_n = gru(x, h0, lengths, num_threads=threads)
+                outputs = {"y": y, "h_n": h_n}
         if not arguments.output.lower().endswith(".npz"):
             outputs = dict([next(iter(outputs.items()))])
         with tables.writing(arguments.output) as writer:
             for name, value in outputs.items():
                 writer.write({name: value}, len(value))
+        _report(arguments, len(x), writer.shapes)
         return 0
     rank = len(table.shape)
     if rank not in ((2,) if cell else (2, 3)):
@@ -289,11 +371,8 @@ def _gru_arrays(path: str, table: tables.Reader) -> dict[str, Array]:
     """x, and h0 and lengths where an .npz has them."""
     if not isinstance(table, tables.NpzReader):
         return {"x": next(table.chunks(max(1, table.rows)))[""]}
-    with np.load(path, allow_pickle=False) as archive:
-        names = [n for n in archive.files if n not in ("h0", "lengths")]
-        if "x" not in names and len(names) != 1:
-            raise FormatError(f"{path}: expected the array x (and h0, lengths), found {names}")
-        main = "x" if "x" in names else names[0]
-        found: dict[str, Array] = {"x": archive[main]}
-        found.update({n: archive[n] for n in ("h0", "lengths") if n in archive.files})
-        return found
+    names = [n for n in table.names if n not in ("h0", "lengths")] or list(table.names)
+    if "x" not in names and len(names) != 1:
+        raise FormatError(f"{path}: expected the array x (and h0, lengths), found {list(table.names)}")
+    main = "x" if "x" in names else names[0]
+    return {"x": table.array(main), **{n: table.array(n) for n in ("h0", "lengths") if n in table.names and n != main}}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from helpers_layers import normal
 
 from fastgru import layers, nn
 from fastgru.cli import main
-from fastgru.formats import FormatError
-from fastgru.loading import load
+from fastgru.formats import FormatError, write_safetensors
+from fastgru.loading import load, load_state_dict
 from fastgru.models import Model, Sequential
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,7 +46,8 @@ class TestInfo:
     def test_state_dict(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert command("info", GOLDEN / "torch_bigru.pt") == 0
         out = capsys.readouterr().out
-        assert "pytorch-zip" in out and "GRU at prefix" in out and "weight_ih_l0_reverse" in out
+        assert "pytorch-zip" in out and "weight_ih_l0_reverse" in out
+        assert "GRU at prefix '': GRU(8, 16, num_layers=2, bidirectional=True)\n" in out
 
     @pytest.mark.parametrize("file", FILES, ids=lambda p: p.name)
     def test_every_golden_file(self, file: Path) -> None:
@@ -64,6 +67,28 @@ class TestConvert:
         assert command("convert", TEXT, tmp_path / "m.h5") == 1
         assert "expected a name that ends in .safetensors" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+    def test_errors_name_the_target(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.save(tmp_path / "x.npy", np.zeros((2, 12), int))
+        score, convert = ("score", TEXT, tmp_path / "x.npy"), ("convert", TEXT)
+        for arguments, name in ((score, "y.npy"), (score, "y.npz"), (score, "y.csv"), (convert, "m.safetensors")):
+            target = tmp_path / "no" / name
+            assert command(*arguments, target) == 1
+            assert capsys.readouterr().err == f"fastgru: {target}: expected an existing folder to write into\n"
+
+        def denied(path: Any, mode: str = "r", **options: Any) -> Any:
+            if "x" in mode:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return open(path, mode, **options)
+
+        monkeypatch.setattr("fastgru.tables.open", denied, raising=False)
+        monkeypatch.setattr("fastgru.formats.safetensors.open", denied, raising=False)
+        for arguments, name in ((score, "y.npy"), (score, "y.csv"), (convert, "m.safetensors")):
+            assert command(*arguments, tmp_path / name) == 1
+            assert capsys.readouterr().err == f"fastgru: {tmp_path / name}: Permission denied\n"
+        assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
 
     def test_a_copy_that_differs_is_removed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -166,7 +191,7 @@ class TestScore:
             ((TEXT, tmp_path, tmp_path / "y.npy"), "found a folder"),
             ((tmp_path, tmp_path / "x.npy", tmp_path / "y.npy"), "folder"),
             ((TEXT, tmp_path / "x.npy", tmp_path / "y.txt"), "ends in .npy, .npz or .csv"),
-            ((TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--prefix", "a"), "prefix: expected None"),
+            ((TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--prefix", "a"), "a Keras model takes no --prefix"),
         )
         for arguments, message in cases:
             assert command("score", *arguments) == 1
@@ -176,10 +201,130 @@ class TestScore:
                 main(usage)
             assert stop.value.code == 2
 
+    @pytest.mark.parametrize("number", ["x", "0", "-1", "1.5"])
+    def test_numbers_of_options(self, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["score", "a", "b", "c", "--num-threads", number])
+        assert f"expected a whole number of at least 1, found '{number}'" in capsys.readouterr().err
+
+    def test_a_missing_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command("info", tmp_path / "nope.keras") == 1
+        assert capsys.readouterr().err == f"fastgru: {tmp_path / 'nope.keras'}: no such file\n"
+
+    def test_errors_name_the_file_of_the_array(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for model in (GOLDEN / "torch_bigru.pt", GOLDEN / "keras_reset_after.keras"):
+            for shape in ((2, 3, 999), (0, 3, 999)):
+                np.save(tmp_path / "x.npy", np.zeros(shape))
+                assert command("score", model, tmp_path / "x.npy", tmp_path / "y.npy") == 1
+                err = capsys.readouterr().err
+                assert err.startswith(f"fastgru: {tmp_path / 'x.npy'}: ") and "expected " in err
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "1e300"])
+    @pytest.mark.parametrize("dtype", ["int32", "float32"])
+    def test_ids_that_are_no_numbers(
+        self, bad: str, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = Sequential([layers.Input((None,), dtype), layers.Embedding(5, 2), layers.GRU(2)])
+        model.predict(np.zeros((1, 2), np.int64))
+        model.save(tmp_path / "m.safetensors")
+        (tmp_path / "x.csv").write_text(f"1,2.9\n3,{bad}\n", encoding="utf-8")
+        assert command("score", tmp_path / "m.safetensors", tmp_path / "x.csv", tmp_path / "y.npy") == 1
+        found = {"nan": "NaN", "1e300": "1e+300"}.get(bad, bad)
+        assert f"contain {found}; expected whole numbers" in capsys.readouterr().err
+
+    def test_fractions_of_ids_are_cut_off(self) -> None:
+        embedding = layers.Embedding(5, 2)
+        embedding.set_weights([normal(5, 2)])
+        np.testing.assert_array_equal(embedding(np.array([[2.7, -0.5]])), embedding(np.array([[2, 0]])))
+
+    def test_several_grus(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        state = dict(load_state_dict(GOLDEN / "torch_bigru.pt"))
+        both = {f"{part}.{name}": tensor for part in "ab" for name, tensor in state.items()}
+        write_safetensors(tmp_path / "m.safetensors", both)
+        np.save(tmp_path / "x.npy", normal(2, 3, 8))
+        files = (tmp_path / "m.safetensors", tmp_path / "x.npy", tmp_path / "y.npy")
+        assert command("score", *files) == 1
+        assert "choose one with --prefix" in capsys.readouterr().err
+        assert command("score", *files, "--prefix", "a") == 0
+
+    def test_the_closing_line(self, ids: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.save(tmp_path / "x.npy", ids)
+        assert command("score", TEXT, tmp_path / "x.npy", tmp_path / "y.npy") == 0
+        printed = capsys.readouterr()
+        assert f"10 rows → {tmp_path / 'y.npy'} (10, 4)\n" in printed.err and not printed.out
+        assert command("score", TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--quiet") == 0
+        assert capsys.readouterr().err == ""
+        np.save(tmp_path / "x.npy", normal(1, 5, 8))
+        for suffix, shapes in (("npz", "y (1, 5, 32), h_n (4, 1, 16)"), ("csv", "(1, 160)")):
+            target = tmp_path / f"y.{suffix}"
+            assert command("score", GOLDEN / "torch_bigru.pt", tmp_path / "x.npy", target) == 0
+            assert f"1 row → {target} {shapes}\n" in capsys.readouterr().err
+
+    def test_only_the_arrays_of_a_gru_are_looked_at(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        gru = load(GOLDEN / "torch_bigru.pt")
+        assert isinstance(gru, nn.GRU)
+        gru.batch_first = True
+        x, h0 = np.asfortranarray(normal(3, 5, 8)), normal(4, 3, 16, seed=1)
+        rest = {"about": np.array("text"), "objects": np.array([{}]), "none": np.array(0)}
+        np.savez(tmp_path / "x.npz", x=x, h0=h0, **rest)
+        assert command("score", GOLDEN / "torch_bigru.pt", tmp_path / "x.npz", tmp_path / "y.npy") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), gru(x, h0)[0])
+        np.savez(tmp_path / "x.npz", x=x, h0=h0.swapaxes(0, 1))
+        capsys.readouterr()
+        assert command("score", GOLDEN / "torch_bigru.pt", tmp_path / "x.npz", tmp_path / "y.npy") == 1
+        err = capsys.readouterr().err
+        assert "h0: expected shape (4, 3, 16), found (3, 4, 16); h0 is (layers · directions, N, H)" in err
+
+    @pytest.mark.parametrize("name", ["mask", "lengths", "h0", "x"])
+    def test_a_single_array_of_any_name(self, name: str, ids: np.ndarray, tmp_path: Path) -> None:
+        np.savez(tmp_path / "ids.npz", **{name: ids})
+        assert command("score", TEXT, tmp_path / "ids.npz", tmp_path / "y.npy") == 0
+        np.savez(tmp_path / "x.npz", **{name: normal(2, 3, 8)})
+        assert command("score", GOLDEN / "torch_bigru.pt", tmp_path / "x.npz", tmp_path / "y.npy") == 0
+
+    def test_what_is_read_is_not_written_over(
+        self, ids: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = tmp_path / "x.npy"
+        np.save(source, ids)
+        (tmp_path / "link.npy").hardlink_to(source)
+        for target in (source, tmp_path / "link.npy"):
+            assert command("score", TEXT, source, target) == 1
+            assert f"expected another file than {source}, which is read" in capsys.readouterr().err
+        np.testing.assert_array_equal(np.load(source), ids)
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["score", "--help"])
+        out = capsys.readouterr().out
+        for part in (
+            "batch first",
+            "is a title",
+            "one array of any name",
+            "flattened",
+            "h0 (layers * directions, N, H)",
+        ):
+            assert part in " ".join(out.split())
+
     def test_npz_that_does_not_fit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         np.savez(tmp_path / "x.npz", a=normal(2, 12), b=normal(2, 12))
         assert command("score", TEXT, tmp_path / "x.npz", tmp_path / "y.npy") == 1
-        assert "expected an .npz file with the inputs" in capsys.readouterr().err
+        assert "expected an .npz file with the input 'input_layer', or a single array, found" in capsys.readouterr().err
+
+
+def test_demo(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+
+    def run(argv: list[str]) -> int:
+        given.append(argv)
+        return 0
+
+    monkeypatch.setattr("fastgru.demo.main", run)
+    assert command("demo") == command("demo", "--golden", golden) == 0
+    assert given == [[], ["--golden", str(golden)]]
+    monkeypatch.undo()
+    assert command("demo", "--golden", tmp_path) == 2
 
 
 def test_as_a_module(tmp_path: Path) -> None:

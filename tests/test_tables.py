@@ -49,13 +49,26 @@ def test_csv(title: str, tmp_path: Path) -> None:
     assert first.dtype == np.float64 and second.dtype == np.int64  # ids stay whole
 
 
+@pytest.mark.parametrize("title", [b"", b"a,b\n", b"\n,b\n", b"\xef\xbb\xbfa,b\n"])
+def test_a_title_has_no_number(title: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(title + b"1,2\n")
+    reader = open_table(tmp_path / "x.csv")
+    assert reader.rows == 1
+    np.testing.assert_array_equal(next(reader.chunks(5))[""], [[1, 2]])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("x.csv", b"1,2o\n3,4\n", "line 1: expected a number, found '2o'"),
+        ("x.csv", b"a,b,c\n3,4\n", "line 2: expected 3 numbers, found 2"),
+        ("x.csv", b"a,b\n\n", "expected rows of numbers, found only the title 'a,b'"),
+        ("x.csv", b"1,\xff\n", "x.csv: expected lines of numbers in UTF-8"),
+        ("x.txt", b"1,2\n", r"x.txt: expected a name that ends in \.npy, \.npz or \.csv"),
         ("x.csv", b"1,2\n3\n", "line 2: expected 2 numbers, found 1"),
         ("x.csv", b"1,2\n3,x\n", "line 2: expected a number, found 'x'"),
         ("x.csv", b"", "found an empty file"),
-        ("x.bin", b"\x01\x00\x02", r"expected \.npy, \.npz or \.csv"),
+        ("x.csv", b"\x01\x00\x02", r"expected \.npy, \.npz or \.csv"),
         ("x.npz", b"PK nonsense", "expected an .npz archive"),
         ("x.npy", b"\x93NUMPY\x01\x00nonsense", "expected a .npy array"),
     ],
@@ -64,6 +77,36 @@ def test_bad_files(name: str, content: bytes, message: str, tmp_path: Path) -> N
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FormatError, match=message):
         list(open_table(tmp_path / name).chunks(2))
+
+
+def test_without_axes(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array(3.0))
+    with pytest.raises(FormatError, match=r"x\.npy: expected at least one axis, found \(\)"):
+        open_table(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", a=np.array(3.0), b=X)
+    table = open_table(tmp_path / "x.npz")
+    assert isinstance(table, NpzReader)
+    with pytest.raises(FormatError, match=r"x\.npz:a: expected at least one axis, found \(\)"):
+        list(table.chunks(2))
+    table.take(["b"])
+    np.testing.assert_array_equal(next(table.chunks(9))["b"], X)
+
+
+@pytest.mark.parametrize("array", [X, np.asfortranarray(X), np.array(3), X[:0]], ids=["C", "F", "scalar", "empty"])
+def test_whole_array_of_an_npz(array: np.ndarray, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", a=array)
+    table = open_table(tmp_path / "x.npz")
+    assert isinstance(table, NpzReader)
+    np.testing.assert_array_equal(table.array("a"), array)
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", a=normal(100, 3))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[300:340] = b"\xff" * 40
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(FormatError, match=r"x\.npz: expected an \.npz archive, found "):
+        list(open_table(tmp_path / "x.npz").chunks(7))
 
 
 def test_truncated_npy(tmp_path: Path) -> None:
@@ -83,7 +126,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x.npy", buffer.getvalue())
     with pytest.raises(FormatError, match="expected numbers, found object"):
-        open_table(tmp_path / "x.npz")
+        list(open_table(tmp_path / "x.npz").chunks(2))
 
 
 def test_rows_that_differ(tmp_path: Path) -> None:
