@@ -47,18 +47,22 @@ parity-full: .venv/parity
 	$(PYTHON) -m venv .venv
 
 .venv/built: $(CORE) | .venv/bin/python
+	@echo "building: about a minute"
 	$(PIP) -e .
 	@touch $@
 
 .venv/test: $(CORE) | .venv/bin/python
+	@echo "building and installing the tests' needs: about a minute"
 	$(PIP) -e ".[test]"
 	@touch $@ .venv/built
 
 .venv/bench: $(CORE) | .venv/bin/python
+	@echo "building and installing the peers: some minutes"
 	$(PIP) -e ".[bench]"
 	@touch $@ .venv/built
 
 .venv/parity: $(CORE) | .venv/bin/python
+	@echo "building and installing the frameworks: some minutes"
 	$(PIP) -e ".[test,parity]"
 	@touch $@ .venv/built
 
