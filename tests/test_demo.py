@@ -54,3 +54,10 @@ def test_worst_counts_wrong_shapes_and_nan() -> None:
     assert demo.worst(ones, ones) == 0
     assert demo.worst([np.ones((2, 1), np.float32)], ones) == float("inf")
     assert demo.worst([np.full((2, 3), np.nan, np.float32)], ones) == float("inf")
+
+
+def test_it_runs_in_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the folder that one stands in, and from anywhere when the package lies in a checkout."""
+    (tmp_path / "tests" / "golden").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert demo.golden_folder() == tmp_path / "tests" / "golden"
