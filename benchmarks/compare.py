@@ -150,6 +150,7 @@ def main() -> None:
         print(text, file=sys.stderr, flush=True)
 
     began = time.monotonic()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(processors), "quick": quick, "engines": {}, "rows": [], "own": []}
     results["machine"]["load_before"] = load()
     adaptors = [a for a in engines.ADAPTORS if a in arguments.only]
@@ -169,6 +170,7 @@ def main() -> None:
             row = measure(case, workers, limits, seconds, fewest)
             results["rows"].append(row)
             say("  " + report.line(row))
+            (arguments.out / "compare.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
         mine = next((w for w in workers if w.configuration == "nn.GRU"), None)
         if mine:
             results["own"] += own.measure(mine, min(seconds, 3.0), quick)
@@ -177,7 +179,6 @@ def main() -> None:
     results["machine"]["load_after"] = load()
     results["minutes"] = round((time.monotonic() - began) / 60, 1)
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "compare.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     text = report.page(results)
     (arguments.out / "compare.md").write_text(text, encoding="utf-8")

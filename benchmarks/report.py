@@ -188,6 +188,9 @@ def troubles(results: dict[str, Any]) -> list[str]:
                 if "failed" in numbers:
                     where = f"{row['name']} on {row['threads']}"
                     failed.setdefault(f"{engine}, {way}: {numbers['failed']}", []).append(where)
+    for row in results["own"]:
+        for why in row["failed"].values():
+            failed.setdefault(f"{OURS}, {row['what']}: {why}", []).append(f"{row['case']} on {row['threads']}")
     said += [f"Failed: {why} ({'; '.join(where)})." for why, where in failed.items()]
     if "no_limits" in results:
         said.append(f"The limits were not measured: {results['no_limits']}.")
