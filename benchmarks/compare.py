@@ -153,6 +153,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(processors), "quick": quick, "engines": {}, "rows": [], "own": []}
     results["machine"]["load_before"] = load()
+
+    def save() -> None:  # after each case: what is measured is not lost with the rest
+        results["machine"]["load_after"] = load()
+        results["minutes"] = round((time.monotonic() - began) / 60, 1)
+        (arguments.out / "compare.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+
     adaptors = [a for a in engines.ADAPTORS if a in arguments.only]
     for threads in settings:
         say(f"{threads} thread{'s' * (threads > 1)}: starting {len(adaptors)} engines")
@@ -170,16 +176,14 @@ def main() -> None:
             row = measure(case, workers, limits, seconds, fewest)
             results["rows"].append(row)
             say("  " + report.line(row))
-            (arguments.out / "compare.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+            save()
         mine = next((w for w in workers if w.configuration == "nn.GRU"), None)
         if mine:
             results["own"] += own.measure(mine, min(seconds, 3.0), quick)
         for each in workers:
             each.stop()
-    results["machine"]["load_after"] = load()
-    results["minutes"] = round((time.monotonic() - began) / 60, 1)
 
-    (arguments.out / "compare.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    save()
     text = report.page(results)
     (arguments.out / "compare.md").write_text(text, encoding="utf-8")
     print(text)
