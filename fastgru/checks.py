@@ -44,7 +44,7 @@ def float32(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
     strides = a.strides
     odd = any(s % 4 for n, s in zip(a.shape, strides, strict=True) if n > 1)
     if (a.shape[-1] > 1 and strides[-1] != 4) or not a.flags.aligned or odd:
-        a = np.ascontiguousarray(a)
+        a = a.copy()  # ascontiguousarray would hand a misaligned array back as it is
     return a
 
 
