@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import engines
 import numpy as np
 import shapes
+from limits import Limits
 
 BATCHES = tuple(case for case in shapes.CASES if case.kind == "batch")
 GROWING = shapes.Case("batch", 64, 50, 128, 128)
@@ -38,6 +39,33 @@ def pairs(threads: int, quick: bool) -> list[Pair]:
     for times in () if quick or threads > 1 else (10, 100):
         for what, longer in (("T", GROWING._replace(T=50 * times)), ("N", GROWING._replace(N=64 * times))):
             found.append(Pair(f"{times} times the {what}, over {times}", longer, GROWING, times, 1.10, 0.90))
+    return found
+
+
+def measure_random(worker: engines.Worker, limits: Limits, rows: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Shapes drawn at random: which part of the nearest listed case's share of the limit each reaches."""
+    threads, found = len(worker.processors), []
+    listed = {shapes.Case(**row["case"]): row for row in rows if row["threads"] == threads and row["share"]}
+    for case in shapes.random_cases():
+        near = shapes.nearest(case, listed)
+        repeats, why = engines.prepare(worker, "random", case)
+        limit_ms: list[float] = []
+
+        def between(case: shapes.Case = case, limit_ms: list[float] = limit_ms) -> None:
+            limit_ms.append(1e3 * shapes.limit(case, limits.flops(), limits.bandwidth(shapes.working_set(case))))
+
+        run = {"random": (worker, "random")}
+        answers, failed = engines.rounds({} if why else run, {"random": repeats}, seconds, 5, between)
+        worker.ask("forget", key="random")
+        layout = f"reset {'after' if case.reset_after else 'before'}, {'time' if case.time_major else 'batch'} first"
+        what = f"{case.name}, {layout}: share of the limit / that of"
+        row: dict[str, Any] = {"what": what, "case": near.name, "threads": threads, "failed": {"": why} if why else failed}
+        if not row["failed"]:
+            clock = "cpu" if threads == 1 and case.T > 1 else "wall"
+            took = [1e-6 * float(np.median(answer[clock])) for answer in answers["random"]]
+            ratio = float(np.median(np.array(limit_ms) / took)) / listed[near]["share"]
+            row |= {"ratio": ratio, "most": None, "least": 0.9, "good": ratio >= 0.9}
+        found.append(row)
     return found
 
 

@@ -85,6 +85,8 @@ def check(case: shapes.Case, run: shapes.Run) -> float:
     rows = np.unique(np.linspace(0, case.N - 1, CHECKED_ROWS).astype(int))
     h0 = run.state()[rows].astype(float) if case.kind == "step" and run.state else None
     run.feed(x)
+    if case.kind == "training":
+        return check_gradients(case, x, *run.output(run.call()))
     y = np.asarray(run.output(run.call()))
     if y.shape != (case.N, case.T, case.H):
         raise ValueError(f"output: expected shape {(case.N, case.T, case.H)}, found {y.shape}")
@@ -97,8 +99,22 @@ def check(case: shapes.Case, run: shapes.Run) -> float:
     return float(error) if np.isfinite(error) else 1e30  # JSON has no infinity
 
 
+def check_gradients(case: shapes.Case, x: shapes.F32, dx: shapes.F32, dweight_hh: shapes.F32) -> float:
+    """The largest error of two gradients, over their largest element."""
+    given = [a.astype(float) for a in (shapes.gradient(case), x, *shapes.layers(case)[0])]
+    expected = reference().gru_backward(given[0], None, *given[1:], reset_after=case.reset_after)
+    worst = 0.0
+    for name, found in (("dx", dx), ("dweight_hh", dweight_hh)):
+        wanted = getattr(expected, name)
+        if found.shape != wanted.shape:
+            raise ValueError(f"{name}: expected shape {wanted.shape}, found {found.shape}")
+        worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+    return worst if np.isfinite(worst) else 1e30  # JSON has no infinity
+
+
 def serve(adaptor: Any, configuration: str, threads: int, ask: Any, answer: Any) -> None:
     runs: dict[str, tuple[shapes.Case, shapes.Run, list[shapes.F32]]] = {}
+    befores: dict[str, int | None] = {}  # bytes in memory before a case was prepared
     for line in ask:
         command = json.loads(line)
         what, key = command["do"], command.get("key", "")
@@ -106,8 +122,10 @@ def serve(adaptor: Any, configuration: str, threads: int, ask: Any, answer: Any)
             reply: dict[str, Any] = {}
             if what == "prepare":
                 forget_peak()
+                before = memory("VmRSS")
                 case = shapes.Case(*command["case"])
                 run = adaptor.prepare(case, command.get("threads", threads), configuration)
+                befores[key] = before
                 runs[key] = case, run, [shapes.inputs(case, i) for i in range(POOL)]
                 reply["once"] = warm_up(run, runs[key][2])
             elif what == "time":
@@ -116,6 +134,8 @@ def serve(adaptor: Any, configuration: str, threads: int, ask: Any, answer: Any)
             elif what == "check":
                 case, run, _ = runs[key]
                 reply["peak"] = memory("VmHWM")
+                if reply["peak"] is not None and befores[key] is not None:
+                    reply["own_peak"] = reply["peak"] - befores[key]
                 reply["error"] = check(case, run)
             elif what == "forget":
                 runs.pop(key, None)

@@ -73,7 +73,8 @@ def result(report: ModuleType, times: dict[str, float | None], name: str = "batc
     for engine, ms in times.items():
         ways = {"one": numbers(ms)} if ms is not None else {"one": {"failed": "its process ended with status -11"}}
         entries[engine] = {"configurations": ways, "best": "one" if ms is not None else None}
-    row: dict[str, Any] = {"name": name, "threads": 1, "clock": "cpu", "engines": entries, "flops": 1e11}
+    case = {"kind": name.split()[0], "H": int(name.split()[-1]) if " " in name else 8}
+    row: dict[str, Any] = {"name": name, "threads": 1, "clock": "cpu", "engines": entries, "flops": 1e11, "case": case}
     return row | report.verdict(row, [0.5] * 3)
 
 
@@ -108,6 +109,41 @@ def test_what_is_short(ms: float, limit: float, word: str) -> None:
     report = load(BENCHMARKS / "report.py")
     row = result(report, {"fastgru": 1.0, "PyTorch": ms})
     assert report.word(row | report.verdict(row, [limit] * 3)) == word
+
+
+@bench
+def test_training_counts_three_forward_passes_and_has_shares_of_its_own() -> None:
+    shapes, report = load(BENCHMARKS / "shapes.py"), load(BENCHMARKS / "report.py")
+    forward, training = (shapes.Case(kind, 64, 50, 128, 128) for kind in ("batch", "training"))
+    assert shapes.limit(training, 1e11, 1e12) == 3 * shapes.limit(forward, 1e11, 1e12)
+    for name, limit, word in (
+        ("training 1, 1, 8, 128", 0.8, ""),
+        ("training 1, 1, 8, 128", 0.79, "short"),
+        ("training 1, 1, 8, 256", 0.84, "short"),
+    ):
+        row = result(report, {"fastgru": 1.0, "PyTorch": 2.0}, name)
+        assert report.word(row | report.verdict(row, [limit] * 3)) == word
+
+
+@bench
+def test_what_an_engine_cannot_do_is_no_failure() -> None:
+    report = load(BENCHMARKS / "report.py")
+    row = result(report, {"fastgru": 1.0, "PyTorch": 2.0, "JAX": None}, "training 1, 1, 8, 8")
+    row["engines"]["JAX"]["configurations"]["one"]["failed"] = "NotImplementedError: forward only"
+    text = report.page(results_of(row))
+    assert "Failed" not in text and "failed" not in text and "| –" in text
+
+
+@bench
+def test_random_shapes_are_no_listed_ones_and_have_a_nearest() -> None:
+    shapes = load(BENCHMARKS / "shapes.py")
+    drawn = shapes.random_cases()
+    assert len(set(drawn)) == 20 and drawn == shapes.random_cases()
+    assert all(case.H % 8 and case.I != case.H for case in drawn)
+    assert {case.reset_after for case in drawn} == {case.time_major for case in drawn} == {True, False}
+    assert {case.kind for case in drawn} == {"batch", "ragged", "sequence", "step"}
+    near = shapes.nearest(shapes.Case("batch", 60, 9, 120, 130), shapes.CASES)
+    assert near == shapes.Case("batch", 64, 50, 128, 128)
 
 
 @bench

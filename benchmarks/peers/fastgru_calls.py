@@ -1,11 +1,12 @@
 """fastgru: the function on packed weights with so many threads, or the module as it is (a Stream for single steps).
 
-All but the stream allocate their results.
+All but the stream allocate their results. Training packs the weights in every call, since they change between calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import shapes
@@ -25,15 +26,29 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     import fastgru
 
     x, lengths = shapes.inputs(case, 0), shapes.lengths(case)
+    if case.kind == "training":
+        shapes.only("ops.gru", configuration)
+        weights, dy = shapes.layers(case)[0], shapes.gradient(case)
+
+        def train() -> Any:
+            _, _, cache = fastgru.ops.gru(
+                x, *weights, reset_after=case.reset_after, return_cache=True, num_threads=threads
+            )
+            return fastgru.ops.gru_backward(dy, cache, num_threads=threads)
+
+        return shapes.Run(feed(x), train, lambda g: (g.dx, g.dweight_hh))
     if configuration == "nn.GRU":
-        asked = None if threads == fastgru.get_num_threads() else threads
         module = fastgru.nn.GRU(case.I, case.H, case.layers, batch_first=True, reset_after=case.reset_after)
+        if case.time_major:
+            module.batch_first = False
+            x = x.swapaxes(0, 1).copy()
         module.load_state_dict(shapes.weights(case))
         if case.kind == "step":
-            stream = module.stream(case.N, num_threads=asked)
-            rows = x[:, 0]
+            stream = module.stream(case.N, num_threads=threads)
+            rows = x[0] if case.time_major else x[:, 0]
             return shapes.Run(feed(x), lambda: stream.step(rows), lambda y: y[:, None], lambda: stream.state[0].copy())
-        return shapes.Run(feed(x), lambda: module(x, None, lengths, num_threads=asked)[0], lambda y: y)
+        swap: Any = (lambda a: a.swapaxes(0, 1)) if case.time_major else (lambda a: a)
+        return shapes.Run(feed(swap(x)), lambda: module(x, None, lengths, num_threads=threads)[0], swap)
     packed = [fastgru.ops.pack_gru(*w, reset_after=case.reset_after) for w in shapes.layers(case)]
     state = [np.zeros((case.N, case.H), np.float32)]
 

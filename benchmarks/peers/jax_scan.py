@@ -41,7 +41,15 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
             h, x = lax.scan(step, h0, x @ w + b if ahead else x)
         return x, h
 
-    run = jax.jit(equations)
+    zeros = jnp.zeros((case.N, case.H))
+
+    def gradients(x: Any, h0: Any, weights: Any) -> Any:
+        _, back = jax.vjp(lambda x, weights: equations(x, zeros, weights)[0], x, weights)
+        return back(dy)
+
+    training = case.kind == "training"
+    dy = jax.device_put(shapes.gradient(case).swapaxes(0, 1).copy()) if training else None
+    run = jax.jit(gradients if training else equations)
     x = [jnp.zeros((case.T, case.N, case.I))]
     state = [jnp.zeros((case.N, case.H))]
 
@@ -49,10 +57,11 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
         x[0] = jax.device_put(np.ascontiguousarray(new.swapaxes(0, 1))).block_until_ready()
 
     def call() -> Any:
-        y, h = run(x[0], state[0], weights)
-        y.block_until_ready()
+        y, h = jax.block_until_ready(run(x[0], state[0], weights))
         if case.kind == "step":
             state[0] = h
-        return y
+        return (y, h) if training else y
 
+    if training:
+        return shapes.Run(feed, call, lambda g: (np.asarray(g[0]).swapaxes(0, 1), np.asarray(g[1][0][1]).T))
     return shapes.Run(feed, call, lambda y: np.asarray(y).swapaxes(0, 1), lambda: np.asarray(state[0]))

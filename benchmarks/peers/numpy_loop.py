@@ -15,6 +15,7 @@ def version() -> str:
 
 
 def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
+    shapes.forward_only(case)
     H = case.H
     layers = [tuple(np.ascontiguousarray(a.T) for a in layer) for layer in shapes.layers(case)]
     x = np.zeros((case.T, case.N, case.I), np.float32)

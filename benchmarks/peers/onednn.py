@@ -24,7 +24,11 @@ def load() -> ctypes.CDLL:
     library.gru_new.restype = ctypes.c_void_p
     library.gru_buffer.restype = ctypes.POINTER(ctypes.c_float)
     library.gru_buffer.argtypes = library.gru_call.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.gru_delete.argtypes = [ctypes.c_void_p]
+    library.trainer_new.restype = ctypes.c_void_p
+    library.trainer_buffer.restype = ctypes.POINTER(ctypes.c_float)
+    library.trainer_buffer.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    for freed in (library.gru_delete, library.trainer_delete, library.trainer_call):
+        freed.argtypes = [ctypes.c_void_p]
     return library
 
 
@@ -46,7 +50,13 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     given = [np.concatenate(a).astype(np.float32) for a in (weight_ih, weight_hh, bias)]
     sizes = [number(n) for n in (case.layers, case.N, case.T, case.I, case.H)]
     pointers = [a.ctypes.data_as(floats) for a in given]
-    gru = library.gru_new(*sizes, *pointers, int(configuration == "prepacked weights"))
+    prepacked = int(configuration == "prepacked weights")
+    if case.kind == "training":
+        dy = shapes.gradient(case).swapaxes(0, 1).copy()
+        return training(
+            case, library, library.trainer_new(*sizes[1:], *pointers, dy.ctypes.data_as(floats), prepacked)
+        )
+    gru = library.gru_new(*sizes, *pointers, prepacked)
     if not gru:
         raise RuntimeError("oneDNN has no such GRU")
     x = np.ctypeslib.as_array(library.gru_buffer(gru, 0), (case.T, case.N, case.I))
@@ -59,3 +69,18 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
         lambda _: y.swapaxes(0, 1),
         lambda: np.ctypeslib.as_array(library.gru_buffer(gru, 2), (case.N, case.H)),
     )
+
+
+def training(case: shapes.Case, library: ctypes.CDLL, trainer: int | None) -> shapes.Run:
+    if not trainer:
+        raise RuntimeError("oneDNN has no such GRU backward")
+    x = np.ctypeslib.as_array(library.trainer_buffer(trainer, 0), (case.T, case.N, case.I))
+    call = functools.partial(library.trainer_call, ctypes.c_void_p(trainer))
+    weakref.finalize(call, library.trainer_delete, trainer)
+
+    def output(_: object) -> tuple[shapes.F32, shapes.F32]:
+        dx = np.ctypeslib.as_array(library.trainer_buffer(trainer, 1), x.shape).swapaxes(0, 1)
+        dweight = np.ctypeslib.as_array(library.trainer_buffer(trainer, 2), (case.H, 3 * case.H))
+        return dx, shapes.swap_gates(dweight.T)
+
+    return shapes.Run(lambda new: np.copyto(x, new.swapaxes(0, 1)), call, output)

@@ -44,6 +44,7 @@ def model(case: shapes.Case) -> Any:
 def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     import openvino
 
+    shapes.forward_only(case)
     settings = {
         "PERFORMANCE_HINT": configuration.upper(),
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 by default where the processor has it

@@ -59,6 +59,7 @@ def model(case: shapes.Case) -> bytes:
 def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     import onnxruntime
 
+    shapes.forward_only(case)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if configuration == "no spinning":

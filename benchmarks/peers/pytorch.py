@@ -1,4 +1,7 @@
-"""PyTorch in inference mode: the module, and torch.compile. Time-major, which it prefers; ragged rows packed."""
+"""PyTorch in inference mode: the module, and torch.compile. Time-major, which it prefers; ragged rows packed.
+
+Training is autograd through the module.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,9 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     module.load_state_dict(weights)
     module = quantize(module) if configuration == "int8" else module
     run = torch.compile(module) if configuration == "torch.compile" else module
+    if case.kind == "training":
+        shapes.only("eager", configuration)
+        return training(case, module, x)
     state = [torch.zeros(case.N, case.H)]
     rows = None if lengths is None else torch.from_numpy(lengths)
 
@@ -46,6 +52,20 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     view = x.numpy().swapaxes(0, 1)
     return shapes.Run(
         lambda new: np.copyto(view, new), call, lambda y: y.numpy().swapaxes(0, 1), lambda: state[0].numpy()
+    )
+
+
+def training(case: shapes.Case, module: Any, x: Any) -> shapes.Run:
+    """All gradients, as autograd.grad returns them."""
+    import torch
+
+    dy = torch.from_numpy(shapes.gradient(case).swapaxes(0, 1).copy())
+    view = x.numpy().swapaxes(0, 1)
+    wanted = [x.requires_grad_(), *module.parameters()]
+    return shapes.Run(
+        lambda new: np.copyto(view, new),
+        lambda: torch.autograd.grad(module(x)[0], wanted, dy),
+        lambda g: (g[0].numpy().swapaxes(0, 1), g[2].numpy()),
     )
 
 

@@ -44,6 +44,18 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     lengths = shapes.lengths(case)
     padding = np.zeros((case.N, case.T), bool) if lengths is None else np.arange(case.T) >= lengths[:, None]
     run = tf.function(model, reduce_retracing=True)
+    if case.kind == "training":
+        shapes.only("tf.function", configuration)
+        dy = tf.constant(shapes.gradient(case))
+
+        @tf.function
+        def gradients(x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = model(x, training=True)
+            return tape.gradient(y, [x, *model.trainable_variables], output_gradients=dy)
+
+        run = gradients
 
     def feed(new: shapes.F32) -> None:
         np.copyto(x, new)
@@ -55,5 +67,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
             return model.predict(x, batch_size=case.N, verbose=0)
         return run(tensor[0])
 
+    if case.kind == "training":
+        return shapes.Run(feed, call, lambda g: (np.asarray(g[0]), shapes.swap_gates(np.asarray(g[2]).T)))
     state = (lambda: np.asarray(layer.states[0])) if step else None
     return shapes.Run(feed, call, np.asarray, state)

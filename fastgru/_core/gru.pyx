@@ -192,6 +192,9 @@ cdef void run_split(const Job *j, int64_t k, int64_t threads, float *workspace) 
     while step < length:
         chunk = min(<int64_t>FG_MAX_ROWS, length - step)
         first, last = chunk * k // threads, chunk * (k + 1) // threads
+        if length == 1:                    # no steps to project ahead: the step does it, which is shared out by units
+            x[0] = x_at(j, 0, time_of(j, 0, 0, 1))
+            last = first
         for s in range(last - first):
             x[s] = x_at(j, 0, time_of(j, 0, step + first + s, length))
         if last > first:
@@ -203,7 +206,8 @@ cdef void run_split(const Job *j, int64_t k, int64_t threads, float *workspace) 
             else:
                 y[0] = states + (step & 1) * H
             cache = cache_at(j, 0, step) if j.cache != NULL else NULL
-            j.table.gru_step(y, &cache if j.cache != NULL else NULL, NULL, &h, ahead + s * width, width, &mine, 1, scratch)
+            j.table.gru_step(y, &cache if j.cache != NULL else NULL, x if length == 1 else NULL, &h,
+                             NULL if length == 1 else ahead + s * width, width, &mine, 1, scratch)
             h = y[0]
             step += 1
             fg_barrier()
@@ -377,14 +381,17 @@ cdef class PackedGRU:
         """Do a job whose table, gru, slots and workspace are not set yet; `total` steps in all, `longest` in one row."""
         cdef int64_t H = self.gru.hidden_size, threads, k, room, parts = j.rows
         cdef bint split
+        cdef double work
         cdef float *memory
         j.table, j.gru = self.table, &self.gru
         # A barrier a step is a gamble on a busy machine (a thread that lost its core holds the others up for
         # milliseconds), so a single row is split only for callers who name the number of threads.
-        split = j.rows == 1 and longest > 1 and self.gru.reset_after and num_threads is not None
+        split = j.rows == 1 and longest > 0 and self.gru.reset_after and num_threads is not None
+        work = total * 3 * H * (H + self.gru.input_size)
         if split:
             parts = self.gru.last_group // 8   # a thread with fewer groups would mostly wait
-        threads = threads_for(num_threads, parts, total * 3 * H * (H + self.gru.input_size))
+            work *= 4                          # one row waits for its weights: each multiply-add takes that much longer
+        threads = threads_for(num_threads, parts, work)
         j.slots = choose_slots(j, longest, total, threads)
         j.workspace = room = self.workspace(j.y == NULL, j.slots, longest)
         memory = <float *>malloc(<size_t>(room * threads + 16) * sizeof(float))

@@ -53,6 +53,10 @@ ACTIVATIONS = {
 # Below this many fused multiply-adds (about 40 µs of one core) waking a second thread costs more than it saves.
 cdef double PARALLEL_WORK = 2e6
 
+# OpenMP ends the process where it can't make a thread; more than there are processors gains nothing. Asked once: it
+# takes os.cpu_count longer to answer than a small step takes.
+MOST_THREADS = max(os.cpu_count() or 1, 64)
+
 cdef int64_t _num_threads = 0
 cdef bint _asked = False               # by set_num_threads
 cdef bint _forked = False
@@ -194,8 +198,7 @@ def check_num_threads(num_threads):
     num_threads = num_threads.__index__()
     if num_threads < 1:
         raise ValueError(f"num_threads: expected a whole number >= 1 or None, found {num_threads}")
-    # OpenMP ends the process where it can't make a thread; more than there are processors gains nothing
-    return min(num_threads, max(os.cpu_count() or 1, 64))
+    return min(num_threads, MOST_THREADS)
 
 
 def set_num_threads(num_threads):
