@@ -152,6 +152,7 @@ class Activation(Layer):
         self._layer = activation if isinstance(activation, Layer) else None
         where = f"layer {self.name!r} (Activation)"
         self._apply = None if self._layer else function(activation, dialect, where)
+        self._dialect = dialect
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:

@@ -200,6 +200,7 @@ class Dense(Layer):
         self.activation = activation
         self.use_bias = bool(use_bias)
         self._layer = activation if isinstance(activation, Layer) else None
+        self._dialect = dialect
         where = f"layer {self.name!r} (Dense)"
         self._apply = None if self._layer else activations.function(activation, dialect, where)
 
