@@ -66,6 +66,15 @@ def to_keras(weights: Weights, *, reset_after: bool) -> tuple[Array, Array, Arra
     return kernel, recurrent_kernel, np.stack([b, c]) if reset_after else b + c
 
 
+def to_onnx(weights: Weights) -> tuple[Array, Array, Array | None]:
+    """One direction of ONNX's GRU operator, gates z r n: W (3H, I), R (3H, H), B (6H,) or None without biases."""
+    w, r = _swap_first_two(weights.weight_ih), _swap_first_two(weights.weight_hh)
+    if weights.bias_ih is None and weights.bias_hh is None:
+        return w, r, None
+    zeros = np.zeros(w.shape[0], w.dtype)
+    return w, r, np.concatenate([zeros if b is None else _swap_first_two(b) for b in weights[2:]])
+
+
 def from_cudnn_gru(kernel: Array, recurrent_kernel: Array, bias: Array) -> Weights:
     """Weights that CuDNNGRU stored, in canonical form (always reset-after, tanh and sigmoid).
 

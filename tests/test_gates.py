@@ -70,6 +70,18 @@ def test_to_keras_inverts_from_keras(biases: str, reset_after: bool) -> None:
     assert (bias is None) == (biases == "none")
 
 
+@pytest.mark.parametrize("biases", ["none", "ih", "hh", "both"])
+def test_onnx_order_is_z_r_n_with_biases_end_to_end(biases: str) -> None:
+    given = {"none": (False, False), "ih": (True, False), "hh": (False, True), "both": (True, True)}[biases]
+    own = [bias if has else None for bias, has in zip(EXPECTED[2:], given, strict=True)]
+    w, r, b = gates.to_onnx(gates.Weights(EXPECTED.weight_ih, EXPECTED.weight_hh, *own))
+    assert np.array_equal(w, np.concatenate([W[g] for g in "zrn"]))
+    assert np.array_equal(r, np.concatenate([U[g] for g in "zrn"]))
+    expected = [part[g] if has else np.zeros(H) for part, has in zip((B, C), given, strict=True) for g in "zrn"]
+    assert (b is None) == (biases == "none")
+    assert b is None or np.array_equal(b, np.concatenate(expected))
+
+
 def test_cudnn_blocks_are_memory_not_matrices() -> None:
     """Each gate's (I, H) kernel block holds W_g (H, I) row after row; recurrent blocks are U_g as it is."""
     kernel = np.concatenate([W[g].reshape(I, H) for g in "zrn"], axis=1)
