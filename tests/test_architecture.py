@@ -28,6 +28,7 @@ ROWS = (
     ("recommend",),
     ("integrations",),
     ("demo", "tables"),
+    ("convert",),
     ("cli",),
     ("__main__",),
 )
@@ -40,10 +41,12 @@ READERS = {"reference": {"demo"}, "face": {"demo", "cli", "integrations"}}
 LAZY = {
     "pyfive": {"formats"},
     "h5py": {"formats"},
-    "onnx": {"formats"},
+    "onnx": {"formats", "convert"},
     "tqdm": {"models", "cli", "tables", "training", "recommend"},
-    "keras": {"demo", "integrations"},
-    "torch": {"demo", "integrations"},
+    "keras": {"convert", "demo", "integrations"},
+    "onnxruntime": {"convert"},
+    "tf_keras": {"convert"},
+    "torch": {"convert", "demo", "integrations"},
 }
 
 
