@@ -95,6 +95,20 @@ def from_cudnn_gru(kernel: Array, recurrent_kernel: Array, bias: Array) -> Weigh
     )
 
 
+def from_onnx(weight: Array, recurrence: Array, bias: Array | None) -> Weights:
+    """W (3H, I), R (3H, H) and B (6H,) of one direction of ONNX's GRU, gates z r n, in canonical form.
+
+    B is [input z r n, recurrent z r n], or None. (Source: onnx/docs/Operators.md, GRU.)
+    """
+    b, c = (None, None) if bias is None else np.split(bias, 2)
+    return Weights(
+        _swap_first_two(weight),
+        _swap_first_two(recurrence),
+        None if b is None else _swap_first_two(b),
+        None if c is None else _swap_first_two(c),
+    )
+
+
 def has_mirror(recurrent_activation: tuple[str, float, float]) -> bool:
     """Whether σ(-a) = 1 - σ(a): only then are conventions C and K the same model with the update gate negated."""
     name, _, beta = recurrent_activation

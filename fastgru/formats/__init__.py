@@ -12,6 +12,7 @@ import stat
 from .archive import Archive
 from .hdf5 import SIGNATURE
 from .model_file import ModelFile
+from .onnx import looks_like_onnx, read_onnx
 from .safetensors import looks_like_safetensors, read_safetensors, write_safetensors
 from .untrusted import REMEDIES, FormatError, Source
 
@@ -50,7 +51,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         if status.st_size == 0:
             raise source.refuse("", expected="a model file", found="an empty file", remedy=REMEDIES["damaged"])
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _read(Source(name, data))
+    return _read(Source(name, data, os.path.dirname(name) or "."))
 
 
 def read_bytes(data: bytes | bytearray | memoryview, name: str = "<bytes>") -> ModelFile:
@@ -77,6 +78,8 @@ def _by_content(source: Source) -> ModelFile:
         from .pytorch_legacy import read_pytorch_legacy
 
         return read_pytorch_legacy(source)
+    if looks_like_onnx(head):
+        return read_onnx(source)
     raise _refuse_unknown(source, head)
 
 
@@ -124,8 +127,6 @@ def _refuse_unknown(source: Source, head: bytes) -> FormatError:
         found = "JSON (an architecture without weights?)"
     elif head.startswith(b"\x93NUMPY"):
         found = "a NumPy .npy array"
-    elif head[:1] == b"\x08" and head[2:3] == b"\x12":  # ir_version, then producer_name
-        found, remedy = "an ONNX model", REMEDIES["onnx"]
     else:
         for offset in (512, 1024, 2048, 4096):  # where a user block may put the signature
             if bytes(source.data[offset : offset + 8]) == SIGNATURE:

@@ -42,6 +42,7 @@ class Limits:
     pickle_opcodes: int = 20_000_000
     pickle_nodes: int = 5_000_000
     reads: int = 50_000_000
+    onnx_fields: int = 500_000
     name: int = 4096
 
     def bytes_for(self, file_size: int) -> int:
@@ -59,12 +60,16 @@ REMEDIES: dict[str, str] = {
     "export_torch": _EXPORT_TORCH,
     "export_keras": _EXPORT_KERAS,
     "folder": f"give the path of a file; for a TensorFlow SavedModel folder: {_EXPORT_KERAS}",
-    "unknown": "give a .keras or .h5 model of Keras, a .pt or .safetensors file of PyTorch, or a model saved here",
-    "weights_only": f"the file has weights but no layers; {_EXPORT_KERAS}",
+    "unknown": "give a .keras or .h5 file of Keras, a .pt or .safetensors file of PyTorch, .onnx, or one saved here",
     "tar": f"it was written by PyTorch before 0.1.10; load it there or later and {_EXPORT_TORCH}",
     "torchscript": f"torch.jit archives are not read; {_EXPORT_TORCH}",
     "pickle": f"pickles other than those of torch.save are not read; {_EXPORT_TORCH}",
-    "onnx": "ONNX models are not read by this version",
+    "opset": "export the model again, with an opset_version in between",
+    "control_flow": (
+        "If, Loop and Scan are not run here; export the model so that none is left (fixed shapes, no Python conditions "
+        "on values, torch.onnx.export of a plain nn.GRU)"
+    ),
+    "external": "keep the model and its data file together in one folder, and give the path of the model",
     "lfs": "the file is a Git LFS pointer: run `git lfs pull` to fetch the model itself",
     "html": "the file is a web page: the download gave an error or a login page instead of the model",
     "compressed": "decompress it first (gunzip, xz -d, bunzip2)",
@@ -92,11 +97,14 @@ class Source:
         How errors name the file.
     data : bytes-like
         The whole file, C-contiguous; a memory map or bytes.
+    folder : str, optional
+        Where files that belong to it may lie; None for bytes that come from no path.
     """
 
-    def __init__(self, name: str, data: Any) -> None:
+    def __init__(self, name: str, data: Any, folder: str | None = None) -> None:
         self.name = name
         self.data = memoryview(data).cast("B")
+        self.folder = folder
 
     def __len__(self) -> int:
         return len(self.data)

@@ -2,6 +2,7 @@
 
 from .functional import Functional, GraphReader
 from .inputs import input_arrays, input_masks
+from .onnx_graph import read_onnx_graph
 from .plan import Graph, Node, Ref, chain, leaves
 from .samples import sample_inputs
 
@@ -15,5 +16,6 @@ __all__ = [
     "input_arrays",
     "input_masks",
     "leaves",
+    "read_onnx_graph",
     "sample_inputs",
 ]

@@ -1,0 +1,246 @@
+"""ONNX operators that work element by element: arithmetic, activations, comparisons, casts.
+
+(Source: onnx/docs/Operators.md, opset 7 and later, where operands broadcast as in NumPy.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from .base import Array, as_float32
+from .onnx_node import Function, NodeSpec, Operator
+
+#: TensorProto.DataType → NumPy. Doubles are computed in float32, as everything here.
+DTYPES: dict[int, type[np.generic]] = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    4: np.uint16,
+    5: np.int16,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float32,
+    12: np.uint32,
+    13: np.uint64,
+}
+
+
+def _unary(function: Callable[[Array], Any], *, floats: bool = False) -> Operator:
+    def run(node: NodeSpec, x: Array) -> Any:
+        return function(as_float32(x) if floats else x)
+
+    return Operator(run, (1, 1))
+
+
+def _binary(function: Callable[[Array, Array], Any]) -> Operator:
+    def run(node: NodeSpec, a: Array, b: Array) -> Any:
+        if a.dtype.kind != b.dtype.kind:
+            raise ValueError(f"expected operands of one type, found {a.dtype} and {b.dtype}")
+        return function(a, b)
+
+    return Operator(run, (2, 2))
+
+
+def _variadic(function: Callable[[Array, Array], Any], *, mean: bool = False) -> Operator:
+    def run(node: NodeSpec, *values: Array) -> Any:
+        total = reduce(function, values)
+        return total / np.float32(len(values)) if mean else total
+
+    return Operator(run, (1, 1 << 20))
+
+
+def _divide(a: Array, b: Array) -> Any:
+    """Whole numbers divide as in C: the result is cut towards 0."""
+    if a.dtype.kind == "f":
+        return np.divide(a, b)
+    if not np.all(b):
+        raise ValueError("division of whole numbers by 0")
+    quotient = np.floor_divide(a, b)
+    return quotient + ((quotient < 0) & (quotient * b != a))
+
+
+def _modulo(node: NodeSpec, a: Array, b: Array) -> Any:
+    if node.integer("fmod", 0):
+        return np.fmod(a, b)
+    if a.dtype.kind == "f":
+        raise ValueError("attribute fmod: expected 1 for floats, found 0")
+    return np.mod(a, b)
+
+
+def _power(node: NodeSpec, x: Array, exponent: Array) -> Any:
+    """The result has the type of the base."""
+    if x.dtype.kind == "f":
+        return np.power(x, as_float32(exponent))
+    return np.power(x.astype(np.float64), exponent).astype(x.dtype)
+
+
+def _activation(name: str, alpha: float | None = None, beta: float | None = None) -> Operator:
+    """An activation of the engine, with the attributes that it has and their defaults."""
+
+    def run(node: NodeSpec, x: Array) -> Array:
+        if alpha is None:
+            return ops.activate(as_float32(x), name)
+        second = 0.0 if beta is None else node.number("beta", beta)
+        return ops.activate(as_float32(x), (name, node.number("alpha", alpha), second))
+
+    keys = ("alpha",) * (alpha is not None) + ("beta",) * (beta is not None)
+    return Operator(run, (1, 1), keys)
+
+
+def _relu(node: NodeSpec, x: Array) -> Any:
+    return ops.activate(x, "relu") if x.dtype.kind == "f" else np.maximum(x, 0)
+
+
+def _selu(node: NodeSpec, x: Array) -> Any:
+    alpha = np.float32(node.number("alpha", 1.6732632423543772))
+    gamma = np.float32(node.number("gamma", 1.0507009873554805))
+    x = as_float32(x)
+    return gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _celu(node: NodeSpec, x: Array) -> Any:
+    alpha = np.float32(node.number("alpha", 1.0))
+    x = as_float32(x)
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _prelu(node: NodeSpec, x: Array, slope: Array) -> Any:
+    return np.where(x < 0, slope * x, x)
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _erf32(x: Array) -> Any:
+    return np.asarray(_erf(x), np.float32)
+
+
+def _gelu(node: NodeSpec, x: Array) -> Any:
+    x = as_float32(x)
+    if node.text("approximate", "none") == "tanh":
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        return np.float32(0.5) * x * (1 + ops.activate(inner, "tanh"))
+    return np.float32(0.5) * x * (1 + _erf32(x / np.float32(math.sqrt(2))))
+
+
+def _hard_swish(x: Array) -> Any:
+    return x * ops.activate(x, ("hard_sigmoid", 1 / 6, 0.5))
+
+
+def _mish(x: Array) -> Any:
+    return x * ops.activate(ops.activate(x, "softplus"), "tanh")
+
+
+def _swish(node: NodeSpec, x: Array) -> Any:
+    x = as_float32(x)
+    return x * ops.activate(np.float32(node.number("alpha", 1.0)) * x, "sigmoid")
+
+
+def _clip(node: NodeSpec, x: Array, low: Array | None = None, high: Array | None = None) -> Any:
+    """The bounds are attributes before opset 11; if they cross, the upper one wins."""
+    if node.opset < 11:
+        low = np.float32(node.number("min", -math.inf))  # type: ignore[assignment]
+        high = np.float32(node.number("max", math.inf))  # type: ignore[assignment]
+    elif node.attributes:
+        raise ValueError("expected the bounds as inputs from opset 11 on, found attributes")
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+def cast_to(x: Array, kind: int) -> Any:
+    """``x`` in a TensorProto.DataType; half precision rounds, and is computed with in float32."""
+    if kind not in DTYPES:
+        raise ValueError(f"expected to cast to one of the types {sorted(DTYPES)}, found {kind}")
+    return x.astype(DTYPES[kind])
+
+
+def _cast(node: NodeSpec, x: Array) -> Any:
+    return cast_to(x, node.integer("to", 1))
+
+
+def _cast_like(node: NodeSpec, x: Array, like: Array) -> Any:
+    return x.astype(like.dtype)
+
+
+def _where(node: NodeSpec, condition: Array, a: Array, b: Array) -> Any:
+    return np.where(condition.astype(bool), a, b)
+
+
+def _is_inf(node: NodeSpec, x: Array) -> Any:
+    found = np.zeros(x.shape, bool)
+    if node.integer("detect_negative", 1):
+        found = found | np.isneginf(x)
+    return found | np.isposinf(x) if node.integer("detect_positive", 1) else found
+
+
+def _logic(function: Any) -> Function:
+    def run(node: NodeSpec, a: Array, b: Array) -> Any:
+        return function(a.astype(bool), b.astype(bool))
+
+    return run
+
+
+ELEMENTWISE: dict[str, Operator] = {
+    "Add": _binary(np.add),
+    "Sub": _binary(np.subtract),
+    "Mul": _binary(np.multiply),
+    "Div": _binary(_divide),
+    "Mod": Operator(_modulo, (2, 2), ("fmod",)),
+    "Pow": Operator(_power, (2, 2)),
+    "Sum": _variadic(np.add),
+    "Mean": _variadic(np.add, mean=True),
+    "Max": _variadic(np.maximum),
+    "Min": _variadic(np.minimum),
+    "Neg": _unary(np.negative),
+    "Abs": _unary(np.abs),
+    "Sign": _unary(np.sign),
+    "Floor": _unary(np.floor),
+    "Ceil": _unary(np.ceil),
+    "Round": _unary(np.round),
+    "Sqrt": _unary(np.sqrt, floats=True),
+    "Reciprocal": _unary(lambda x: 1 / x, floats=True),
+    "Exp": _unary(np.exp, floats=True),
+    "Log": _unary(np.log, floats=True),
+    "Sin": _unary(np.sin, floats=True),
+    "Cos": _unary(np.cos, floats=True),
+    "Erf": _unary(_erf32, floats=True),
+    "Clip": Operator(_clip, (1, 3), ("min", "max")),
+    "Sigmoid": _activation("sigmoid"),
+    "Tanh": _activation("tanh"),
+    "Relu": Operator(_relu, (1, 1)),
+    "LeakyRelu": _activation("leaky_relu", 0.01),
+    "ThresholdedRelu": _activation("thresholded_relu", 1.0),
+    "HardSigmoid": _activation("hard_sigmoid", 0.2, 0.5),
+    "Elu": _activation("elu", 1.0),
+    "Selu": Operator(_selu, (1, 1), ("alpha", "gamma")),
+    "Celu": Operator(_celu, (1, 1), ("alpha",)),
+    "PRelu": Operator(_prelu, (2, 2)),
+    "Gelu": Operator(_gelu, (1, 1), ("approximate",)),
+    "HardSwish": _unary(_hard_swish, floats=True),
+    "Mish": _unary(_mish, floats=True),
+    "Swish": Operator(_swish, (1, 1), ("alpha",)),
+    "Softplus": _activation("softplus"),
+    "Softsign": _activation("softsign"),
+    "Cast": Operator(_cast, (1, 1), ("to", "saturate", "round_mode")),
+    "CastLike": Operator(_cast_like, (2, 2), ("saturate", "round_mode")),
+    "Where": Operator(_where, (3, 3)),
+    "Not": _unary(np.logical_not),
+    "And": Operator(_logic(np.logical_and), (2, 2)),
+    "Or": Operator(_logic(np.logical_or), (2, 2)),
+    "Xor": Operator(_logic(np.logical_xor), (2, 2)),
+    "Equal": _binary(np.equal),
+    "Less": _binary(np.less),
+    "LessOrEqual": _binary(np.less_equal),
+    "Greater": _binary(np.greater),
+    "GreaterOrEqual": _binary(np.greater_equal),
+    "IsNaN": _unary(np.isnan, floats=True),
+    "IsInf": Operator(_is_inf, (1, 1), ("detect_negative", "detect_positive")),
+}

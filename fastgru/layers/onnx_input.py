@@ -1,0 +1,75 @@
+"""The inputs of an ONNX graph: unlike those of Keras, with every axis declared and no batch apart from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Array, as_float32
+from .core import Input
+
+
+class OnnxInput(Input):
+    """A declared input.
+
+    Parameters
+    ----------
+    whole
+        The size of every axis; None where any fits. None instead of a tuple: any number of axes.
+    dtype
+        NumPy's name of the element type.
+    """
+
+    def __init__(self, whole: Sequence[int | None] | None, dtype: str, name: str) -> None:
+        super().__init__(None if not whole else whole[1:], dtype, name)
+        self.whole = None if whole is None else tuple(whole)
+
+    def take(self, value: Any) -> Array:
+        """``value`` as the graph takes it: floats as float32, whole numbers and booleans in their declared type.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For another shape, what is no array of numbers, and fractions where whole numbers are declared.
+        """
+        x = np.asarray(value)
+        if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+            raise TypeError(f"input {self.name!r}: expected numbers, found {x.dtype}")
+        if self.whole is not None:
+            fits = len(self.whole) == x.ndim and all(n in (None, m) for n, m in zip(self.whole, x.shape, strict=True))
+            if not fits:
+                shown = tuple("any" if n is None else n for n in self.whole)
+                raise ValueError(f"input {self.name!r}: expected shape {shown}, found {x.shape}".replace("'", ""))
+        kind = np.dtype("float32" if self.dtype.startswith(("float", "bfloat")) else self.dtype)
+        if kind.kind == "f":
+            return as_float32(x)
+        if kind == x.dtype:
+            return x
+        if x.dtype.kind == "f" and not bool((np.isfinite(x) & (x == np.trunc(x))).all()):
+            raise ValueError(f"input {self.name!r}: expected {kind}, found fractions, NaN or inf")
+        if kind.kind in "iu" and x.size:
+            limits, low, high = np.iinfo(kind), x.min(), x.max()
+            if not (limits.min <= low and high <= limits.max):
+                raise ValueError(f"input {self.name!r}: expected {kind}, found {low} … {high}")
+        return x.astype(kind)
+
+    def describe(self) -> str:
+        shown = "?" if self.whole is None else str(tuple("any" if n is None else n for n in self.whole))
+        return f"{self.dtype} {shown}".replace("'", "")
+
+
+def onnx_inputs(x: Any, ends: Sequence[OnnxInput]) -> list[Array]:
+    """One checked array for each input, from an array, a list in the file's order, or a dict by name."""
+    names = [end.name for end in ends]
+    if isinstance(x, Mapping):
+        if set(map(str, x)) != set(names):
+            raise ValueError(f"x: expected the inputs {names}, found {list(x)}")
+        return [end.take(x[end.name]) for end in ends]
+    if len(ends) == 1 and not (isinstance(x, (list, tuple)) and len(x) == 1 and hasattr(x[0], "shape")):
+        return [ends[0].take(x)]
+    if not isinstance(x, (list, tuple)) or len(x) != len(ends):
+        found = f"{len(x)} of them" if isinstance(x, (list, tuple)) else type(x).__name__
+        raise ValueError(f"x: expected a list or dict of the inputs {names}, found {found}")
+    return [end.take(v) for end, v in zip(ends, x, strict=True)]

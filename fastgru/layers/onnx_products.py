@@ -1,0 +1,117 @@
+"""ONNX MatMul and Gemm: a constant matrix is packed once, for the dense kernel. No BLAS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from .base import Array, as_float32
+from .onnx_node import Computed, OnnxNode, Operator
+
+
+class MatMul(OnnxNode):
+    """A B, as numpy.matmul: batches of matrices broadcast."""
+
+    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+        b = _matrix(inputs[1])
+        self._packed = None if b is None else _pack(b)
+
+    def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
+        a, b = x
+        _expect_floats(a, b)
+        if self._packed is not None and a.ndim:
+            return ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+        return product(a, b, num_threads)
+
+    def describe(self) -> str:
+        return "" if self._packed is None else f"{self._packed.input_size} → {self._packed.output_size}"
+
+
+class Gemm(OnnxNode):
+    """α A' B' + β C, where ' may transpose; a constant B is packed, with a constant C that is a bias."""
+
+    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+        node = self.spec
+        self._alpha, self._beta = np.float32(node.number("alpha", 1.0)), np.float32(node.number("beta", 1.0))
+        self._trans_a, self._trans_b = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
+        self._packed = None
+        self._biased = False
+        b, c = _matrix(inputs[1]), inputs[2] if len(inputs) > 2 else None
+        if b is None:
+            return
+        b = b.T if self._trans_b else b
+        bias = None
+        if isinstance(c, np.ndarray) and self._alpha == 1 and c.shape in ((b.shape[1],), (1, b.shape[1])):
+            bias = self._beta * as_float32(c).reshape(-1)
+        self._biased = bias is not None
+        self._packed = _pack(b, bias)
+
+    def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
+        a, b, c = (*x, None)[:3]
+        _expect_floats(a, b)
+        if a.ndim != 2 or b.ndim != 2:
+            raise ValueError("expected two matrices")
+        a = a.T if self._trans_a else a
+        if self._packed is not None:
+            y = ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+        else:
+            y = product(a, b.T if self._trans_b else b, num_threads)
+        y = y if self._alpha == 1 else self._alpha * y
+        if c is None or self._biased:
+            return y
+        return y + (as_float32(c) if self._beta == 1 else self._beta * as_float32(c))
+
+    def describe(self) -> str:
+        return "" if self._packed is None else f"{self._packed.input_size} → {self._packed.output_size}"
+
+
+def _matrix(value: Any) -> Array | None:
+    """A constant that can be packed: a matrix of floats that isn't empty."""
+    fits = isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f" and value.size
+    return value if fits else None
+
+
+def _pack(b: Array, bias: Array | None = None) -> ops.PackedDense:
+    return ops.pack_dense(np.ascontiguousarray(as_float32(b).T), bias)
+
+
+def _expect_floats(a: Array, b: Array) -> None:
+    if a.dtype.kind != "f" or b.dtype.kind != "f":
+        raise ValueError("expected floats: products of whole numbers are not computed here")
+
+
+def _width(a: Array, size: int) -> Array:
+    if a.shape[-1] != size:
+        raise ValueError(f"expected {size} in the last axis of the first input, found {a.shape[-1]}")
+    return a
+
+
+def product(a: Array, b: Array, num_threads: int | None) -> Array:
+    """numpy.matmul of two computed arrays, one dense product for each matrix of the second."""
+    if not a.ndim or not b.ndim:
+        raise ValueError("expected at least one axis")
+    rows, columns = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+    if rows.shape[-1] != columns.shape[-2]:
+        raise ValueError(f"expected sizes that fit, found {rows.shape[-1]} and {columns.shape[-2]}")
+    batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    y = np.zeros((*batch, rows.shape[-2], columns.shape[-1]), np.float32)
+    if y.size and rows.shape[-1]:
+        if columns.ndim == 2 or columns.size == columns.shape[-1] * columns.shape[-2]:
+            matrix = columns.reshape(columns.shape[-2:])
+            y = ops.dense(rows, _pack(matrix), num_threads=num_threads).reshape(y.shape)
+        else:
+            left = np.broadcast_to(rows, (*batch, *rows.shape[-2:]))
+            right = np.broadcast_to(columns, (*batch, *columns.shape[-2:]))
+            for place in np.ndindex(*batch):
+                y[place] = ops.dense(left[place], _pack(right[place]), num_threads=num_threads)
+    y = y[..., 0] if b.ndim == 1 else y
+    return y if a.ndim > 1 else (y[..., 0, :] if b.ndim > 1 else y[..., 0])
+
+
+PRODUCTS: dict[str, tuple[type[OnnxNode], Operator]] = {
+    "MatMul": (MatMul, Operator(product, (2, 2))),
+    "Gemm": (Gemm, Operator(product, (2, 3), ("alpha", "beta", "transA", "transB"))),
+}

@@ -1,0 +1,144 @@
+"""ONNX operators along axes: reductions, softmax, normalisations, running sums. (Source: onnx/docs/Operators.md.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .activations import log_softmax, softmax
+from .base import Array, as_float32
+from .onnx_node import NodeSpec, Operator
+from .onnx_shaping import axes_of, axis_of
+
+
+def _reduction(function: Callable[..., Any]) -> Operator:
+    """The axes are an attribute or, in later opsets, an input; none named means all."""
+
+    def run(node: NodeSpec, x: Array, axes: Array | None = None) -> Any:
+        named = axes_of(node, axes, x.ndim)
+        if not named:
+            if node.integer("noop_with_empty_axes", 0):
+                return x
+            named = tuple(range(x.ndim))
+        return function(x, axis=named, keepdims=bool(node.integer("keepdims", 1)))
+
+    return Operator(run, (1, 2), ("axes", "keepdims", "noop_with_empty_axes"))
+
+
+def _sum(x: Array, axis: Any, keepdims: bool) -> Any:
+    return np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+
+
+def _prod(x: Array, axis: Any, keepdims: bool) -> Any:
+    return np.prod(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+
+
+def _mean(x: Array, axis: Any, keepdims: bool) -> Any:
+    if x.dtype.kind == "f":
+        return np.mean(x, axis=axis, keepdims=keepdims)
+    return np.trunc(np.mean(x, axis=axis, keepdims=keepdims)).astype(x.dtype)
+
+
+def _l1(x: Array, axis: Any, keepdims: bool) -> Any:
+    return _sum(np.abs(x), axis, keepdims)
+
+
+def _l2(x: Array, axis: Any, keepdims: bool) -> Any:
+    return np.sqrt(_sum(np.square(as_float32(x)), axis, keepdims))
+
+
+def _sum_square(x: Array, axis: Any, keepdims: bool) -> Any:
+    return _sum(np.square(x), axis, keepdims)
+
+
+def _log_sum(x: Array, axis: Any, keepdims: bool) -> Any:
+    return np.log(_sum(as_float32(x), axis, keepdims))
+
+
+def _log_sum_exp(x: Array, axis: Any, keepdims: bool) -> Any:
+    x = as_float32(x)
+    most = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    most = np.where(np.isfinite(most), most, np.float32(0))
+    total = np.log(_sum(np.exp(x - most), axis, True)) + most
+    return total if keepdims else np.squeeze(total, axis)
+
+
+def _arg(function: Callable[..., Any]) -> Operator:
+    def run(node: NodeSpec, x: Array) -> Any:
+        axis = axis_of(node.integer("axis", 0), x.ndim)
+        last = node.integer("select_last_index", 0)
+        found = function(np.flip(x, axis) if last else x, axis=axis, keepdims=bool(node.integer("keepdims", 1)))
+        return (x.shape[axis] - 1 - found if last else found).astype(np.int64)
+
+    return Operator(run, (1, 1), ("axis", "keepdims", "select_last_index"))
+
+
+def _along(function: Callable[..., Array]) -> Operator:
+    """Softmax and its logarithm: before opset 13 over all axes from one on (1 by default), then over one (-1)."""
+
+    def run(node: NodeSpec, x: Array) -> Array:
+        x = as_float32(x)
+        if x.size == 0:
+            return x
+        if node.opset >= 13:
+            return function(x, axis_of(node.integer("axis", -1), x.ndim))
+        axis = node.integer("axis", 1)
+        rows = int(np.prod(x.shape[: axis if axis == x.ndim else axis_of(axis, x.ndim)], dtype=np.int64))
+        return function(x.reshape(rows, -1), 1).reshape(x.shape)
+
+    return Operator(run, (1, 1), ("axis",))
+
+
+def _cumulative_sum(node: NodeSpec, x: Array, axis: Array) -> Any:
+    along = axis_of(int(axis.reshape(-1)[0]), x.ndim)
+    ordered = np.flip(x, along) if node.integer("reverse", 0) else x
+    total = np.cumsum(ordered, along, dtype=x.dtype)
+    if node.integer("exclusive", 0):
+        total = np.roll(total, 1, along)
+        total[tuple(slice(0, 1) if i == along else slice(None) for i in range(x.ndim))] = 0
+    return np.flip(total, along) if node.integer("reverse", 0) else total
+
+
+def _batch_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array, mean: Array, variance: Array) -> Any:
+    if node.integer("training_mode", 0) or any(node.outputs[1:]):
+        raise ValueError("expected inference, found training mode; export the model in inference mode (model.eval())")
+    if node.integer("spatial", 1) != 1:
+        raise ValueError("attribute spatial: expected 1, found 0")
+    shape = [-1 if i == 1 else 1 for i in range(x.ndim)]
+    factor = as_float32(scale) / np.sqrt(as_float32(variance) + np.float32(node.number("epsilon", 1e-5)))
+    return (as_float32(x) - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+
+
+def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | None = None) -> list[Any]:
+    x = as_float32(x)
+    axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
+    mean = x.mean(axis=axes, keepdims=True)
+    centred = x - mean
+    inverse = 1 / np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + np.float32(node.number("epsilon", 1e-5)))
+    y = centred * inverse * scale
+    return [y if bias is None else y + bias, mean, inverse]
+
+
+REDUCTIONS: dict[str, Operator] = {
+    "ReduceSum": _reduction(_sum),
+    "ReduceMean": _reduction(_mean),
+    "ReduceMax": _reduction(np.max),
+    "ReduceMin": _reduction(np.min),
+    "ReduceProd": _reduction(_prod),
+    "ReduceL1": _reduction(_l1),
+    "ReduceL2": _reduction(_l2),
+    "ReduceSumSquare": _reduction(_sum_square),
+    "ReduceLogSum": _reduction(_log_sum),
+    "ReduceLogSumExp": _reduction(_log_sum_exp),
+    "ArgMax": _arg(np.argmax),
+    "ArgMin": _arg(np.argmin),
+    "Softmax": _along(softmax),
+    "LogSoftmax": _along(log_softmax),
+    "CumSum": Operator(_cumulative_sum, (2, 2), ("exclusive", "reverse")),
+    "BatchNormalization": Operator(
+        _batch_normalization, (5, 5), ("epsilon", "momentum", "training_mode", "spatial"), outputs=5
+    ),
+    "LayerNormalization": Operator(_layer_normalization, (2, 3), ("axis", "epsilon", "stash_type"), outputs=3),
+}

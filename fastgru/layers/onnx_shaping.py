@@ -1,0 +1,295 @@
+"""ONNX operators that move elements: shapes, slices, joins, gathers, and the makers of new arrays.
+
+What was an attribute in an early opset is an input in a later one; each function takes both.
+(Source: onnx/docs/Operators.md and Changelog.md.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Array
+from .onnx_node import NodeSpec, Operator
+
+_MOST = 1 << 20  # inputs or outputs of an operator that takes any number
+
+
+def axes_of(node: NodeSpec, given: Array | None, rank: int) -> tuple[int, ...] | None:
+    """The axes that a node names by attribute or input, counted from the front; None if it names none."""
+    axes = node.integers("axes") if given is None else tuple(int(a) for a in given.reshape(-1))
+    if axes is None:
+        return None
+    if any(not -rank <= a < rank for a in axes) or len({a % rank for a in axes}) != len(axes):
+        raise ValueError(f"axes: expected different ones within {rank} axes, found {axes}")
+    return tuple(a % rank for a in axes)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """One axis, counted from the front."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis: expected one of {rank}, found {axis}")
+    return axis % rank
+
+
+def whole(values: Array, name: str) -> list[int]:
+    """An input that holds whole numbers, such as a shape."""
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected whole numbers, found {values.dtype}")
+    return [int(v) for v in values.reshape(-1)]
+
+
+# -- one array, the same elements --------------------------------------------------------------
+
+
+def _identity(node: NodeSpec, x: Array) -> Array:
+    return x
+
+
+def _dropout(node: NodeSpec, x: Array, ratio: Array | None = None, training: Array | None = None) -> list[Any]:
+    if training is not None and bool(training):
+        raise ValueError("training_mode: expected False, found True; export the model in inference mode (model.eval())")
+    return [x, np.ones(x.shape, bool) if len(node.outputs) > 1 and node.outputs[1] else None]
+
+
+def _reshape(node: NodeSpec, x: Array, shape: Array) -> Array:
+    sizes = whole(shape, "shape")
+    if not node.integer("allowzero", 0):
+        sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
+    return x.reshape(sizes)
+
+
+def _flatten(node: NodeSpec, x: Array) -> Array:
+    axis = node.integer("axis", 1)
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"axis: expected one of {x.ndim}, found {axis}")
+    axis += x.ndim if axis < 0 else 0
+    rows = int(np.prod(x.shape[:axis], dtype=np.int64))
+    return x.reshape(rows, int(np.prod(x.shape[axis:], dtype=np.int64)))
+
+
+def _squeeze(node: NodeSpec, x: Array, axes: Array | None = None) -> Array:
+    return np.squeeze(x, axes_of(node, axes, x.ndim))
+
+
+def _unsqueeze(node: NodeSpec, x: Array, axes: Array | None = None) -> Array:
+    count = len(node.integers("axes") or ()) if axes is None else axes.size
+    named = axes_of(node, axes, x.ndim + count)
+    if named is None:
+        raise ValueError("axes: expected some, found none")
+    return np.expand_dims(x, named)
+
+
+def _transpose(node: NodeSpec, x: Array) -> Array:
+    return np.transpose(x, node.integers("perm"))
+
+
+# -- parts -------------------------------------------------------------------------------------
+
+
+def _slice(
+    node: NodeSpec,
+    x: Array,
+    starts: Array | None = None,
+    ends: Array | None = None,
+    axes: Array | None = None,
+    steps: Array | None = None,
+) -> Array:
+    if starts is None or ends is None:  # opset 1 … 9
+        first, last = node.integers("starts"), node.integers("ends")
+    else:
+        first, last = tuple(whole(starts, "starts")), tuple(whole(ends, "ends"))
+    if first is None or last is None or len(first) != len(last):
+        raise ValueError("expected as many starts as ends")
+    named = axes_of(node, axes, x.ndim)
+    named = tuple(range(len(first))) if named is None else named
+    by = [1] * len(first) if steps is None else whole(steps, "steps")
+    if len(named) != len(first) or len(by) != len(first) or len(first) > x.ndim:
+        raise ValueError(f"expected one start, end and step for each axis {named}, found {first}, {last}, {by}")
+    key = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(named, first, last, by, strict=True):
+        key[axis] = slice(start, end, step)  # numbers beyond the axis are cut to it, as in Python
+    return x[tuple(key)]
+
+
+def _split(node: NodeSpec, x: Array, split: Array | None = None) -> list[Array]:
+    axis = axis_of(node.integer("axis", 0), x.ndim)
+    sizes = node.integers("split") if split is None else tuple(whole(split, "split"))
+    parts = len(node.outputs)
+    if sizes is None:
+        if node.integer("num_outputs", parts) != parts:
+            raise ValueError(f"num_outputs: expected {parts}, as many as the outputs")
+        step = -(-x.shape[axis] // parts)  # the last part is smaller where they can't be equal
+        sizes = tuple(min(step, max(0, x.shape[axis] - i * step)) for i in range(parts))
+    if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != x.shape[axis]:
+        raise ValueError(f"split: expected {parts} sizes that sum to {x.shape[axis]}, found {sizes}")
+    return np.split(x, np.cumsum(sizes[:-1]), axis)
+
+
+def _index(indices: Array, size: int) -> Array:
+    """Indices of an axis, negative ones counted from its end."""
+    if indices.dtype.kind not in "iu":
+        raise ValueError(f"indices: expected whole numbers, found {indices.dtype}")
+    if indices.size and not (-size <= indices.min() and indices.max() < size):
+        raise ValueError(f"indices: expected -{size} … {size - 1}, found {indices.min()} … {indices.max()}")
+    return indices
+
+
+def _gather(node: NodeSpec, x: Array, indices: Array) -> Array:
+    axis = axis_of(node.integer("axis", 0), x.ndim)
+    return np.take(x, _index(indices, x.shape[axis]), axis)
+
+
+def _gather_elements(node: NodeSpec, x: Array, indices: Array) -> Array:
+    axis = axis_of(node.integer("axis", 0), x.ndim)
+    fits = all(n <= m for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if i != axis)
+    if not fits:
+        raise ValueError("indices: expected a shape within that of the data")
+    head = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
+    return np.take_along_axis(x[head], _index(indices, x.shape[axis]), axis)
+
+
+def _gather_nd(node: NodeSpec, x: Array, indices: Array) -> Array:
+    batch = node.integer("batch_dims", 0)
+    depth = indices.shape[-1]
+    if not 0 <= batch < indices.ndim or batch + depth > x.ndim or x.shape[:batch] != indices.shape[:batch]:
+        raise ValueError(f"expected indices into {x.ndim} axes after {batch} of the batch")
+    parts = [_index(indices[..., i], x.shape[batch + i]) for i in range(depth)]
+    rest = indices.ndim - 1 - batch
+    rows = [
+        np.arange(n).reshape([-1 if i == axis else 1 for i in range(batch)] + [1] * rest)
+        for axis, n in enumerate(x.shape[:batch])
+    ]
+    return np.asarray(x[(*rows, *parts)])
+
+
+def _reverse_sequence(node: NodeSpec, x: Array, lengths: Array) -> Array:
+    """Each row's first lengths[row] steps the other way round; the others stay."""
+    batch, time = node.integer("batch_axis", 1), node.integer("time_axis", 0)
+    if {batch, time} != {0, 1}:
+        raise ValueError(f"batch_axis and time_axis: expected 0 and 1, found {batch} and {time}")
+    by_row = x.swapaxes(0, 1) if batch == 1 else x
+    counts = whole(lengths, "sequence_lens")
+    rows, steps = by_row.shape[:2]
+    if len(counts) != rows or any(not 0 <= n <= steps for n in counts):
+        raise ValueError(f"sequence_lens: expected {rows} of 0 … {steps}, found {counts!s:.80}")
+    y = by_row.copy()
+    for row, count in enumerate(counts):
+        y[row, :count] = by_row[row, :count][::-1]
+    return y.swapaxes(0, 1) if batch == 1 else y
+
+
+# -- several arrays, larger ones ---------------------------------------------------------------
+
+
+def _concat(node: NodeSpec, *values: Array) -> Array:
+    if "axis" not in node.attributes:
+        raise ValueError("attribute axis: expected one, found none")
+    if len({v.dtype for v in values}) > 1:
+        raise ValueError("expected inputs of one type")
+    return np.concatenate(values, axis_of(node.integer("axis", 0), values[0].ndim))
+
+
+def _expand(node: NodeSpec, x: Array, shape: Array) -> Array:
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(whole(shape, "shape"))))
+
+
+def _tile(node: NodeSpec, x: Array, repeats: Array) -> Array:
+    times = whole(repeats, "repeats")
+    if len(times) != x.ndim or any(n < 0 for n in times):
+        raise ValueError(f"repeats: expected {x.ndim} of 0 or more, found {times}")
+    return np.tile(x, times)
+
+
+def _pad(
+    node: NodeSpec, x: Array, pads: Array | None = None, value: Array | None = None, axes: Array | None = None
+) -> Array:
+    mode = node.text("mode", "constant")
+    if mode != "constant":
+        raise ValueError(f"attribute mode: expected 'constant', found {mode!r}")
+    given = node.integers("pads") if pads is None else tuple(whole(pads, "pads"))
+    named = axes_of(node, axes, x.ndim)
+    named = tuple(range(x.ndim)) if named is None else named
+    if given is None or len(given) != 2 * len(named):
+        raise ValueError(f"pads: expected {2 * len(named)} numbers, found {given}")
+    before = dict(zip(named, given[: len(named)], strict=True))
+    after = dict(zip(named, given[len(named) :], strict=True))
+    # a negative pad cuts off
+    cut = tuple(
+        slice(max(0, -before.get(i, 0)), n - max(0, -after.get(i, 0)) if after.get(i, 0) < 0 else None)
+        for i, n in enumerate(x.shape)
+    )
+    width = [(max(0, before.get(i, 0)), max(0, after.get(i, 0))) for i in range(x.ndim)]
+    fill: Any = node.number("value", 0.0) if value is None else value.reshape(())
+    return np.pad(x[cut], width, constant_values=fill)
+
+
+def _shape(node: NodeSpec, x: Array) -> Array:
+    start, end = node.integer("start", 0), node.integer("end", x.ndim)
+    start, end = (min(max(n + x.ndim if n < 0 else n, 0), x.ndim) for n in (start, end))
+    return np.array(x.shape[start:end], np.int64)
+
+
+def _size(node: NodeSpec, x: Array) -> Array:
+    return np.array(x.size, np.int64)
+
+
+def _constant_of_shape(node: NodeSpec, shape: Array) -> Array:
+    return np.full(whole(shape, "shape"), _one(node.attributes.get("value")))
+
+
+def _one(value: Any) -> Any:
+    """The number that a tensor attribute holds, in its type; 0 as float32 where it is left out."""
+    if value is None:
+        return np.float32(0)
+    if not isinstance(value, Mapping) or not isinstance(value.get("values"), Sequence) or len(value["values"]) != 1:
+        raise ValueError(f"attribute value: expected one number, found {value!r:.80}")
+    if value.get("dtype") not in _KINDS:
+        raise ValueError(f"attribute value: expected a known type, found {value.get('dtype')!r:.80}")
+    return np.dtype(value["dtype"]).type(value["values"][0])
+
+
+_KINDS = "float16 float32 float64 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+
+
+def _range(node: NodeSpec, start: Array, limit: Array, delta: Array) -> Array:
+    if not delta.item():
+        raise ValueError("delta: expected a number other than 0")
+    first, last, step = (v.item() for v in (start, limit, delta))
+    return np.asarray(np.arange(first, last, step), start.dtype)
+
+
+def _one_hot(node: NodeSpec, indices: Array, depth: Array, values: Array) -> Array:
+    size = int(depth.reshape(-1)[0])
+    axis = axis_of(node.integer("axis", -1), indices.ndim + 1)
+    places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
+    chosen = np.where(indices < 0, indices + size, indices)
+    return np.asarray(np.where(np.expand_dims(chosen, axis) == places, values[1], values[0]))
+
+
+SHAPING: dict[str, Operator] = {
+    "Identity": Operator(_identity, (1, 1), rearranges=True),
+    "Dropout": Operator(_dropout, (1, 3), ("ratio", "seed"), outputs=2),
+    "Reshape": Operator(_reshape, (2, 2), ("allowzero",), rearranges=True),
+    "Flatten": Operator(_flatten, (1, 1), ("axis",), rearranges=True),
+    "Squeeze": Operator(_squeeze, (1, 2), ("axes",), rearranges=True),
+    "Unsqueeze": Operator(_unsqueeze, (1, 2), ("axes",), rearranges=True),
+    "Transpose": Operator(_transpose, (1, 1), ("perm",), rearranges=True),
+    "Slice": Operator(_slice, (1, 5), ("starts", "ends", "axes"), rearranges=True),
+    "Split": Operator(_split, (1, 2), ("axis", "split", "num_outputs"), outputs=_MOST, rearranges=True),
+    "Gather": Operator(_gather, (2, 2), ("axis",)),
+    "GatherElements": Operator(_gather_elements, (2, 2), ("axis",)),
+    "GatherND": Operator(_gather_nd, (2, 2), ("batch_dims",)),
+    "ReverseSequence": Operator(_reverse_sequence, (2, 2), ("batch_axis", "time_axis")),
+    "Concat": Operator(_concat, (1, _MOST), ("axis",), rearranges=True),
+    "Expand": Operator(_expand, (2, 2)),
+    "Tile": Operator(_tile, (2, 2)),
+    "Pad": Operator(_pad, (1, 4), ("mode", "pads", "value")),
+    "Shape": Operator(_shape, (1, 1), ("start", "end"), rearranges=True),
+    "Size": Operator(_size, (1, 1)),
+    "ConstantOfShape": Operator(_constant_of_shape, (1, 1), ("value",)),
+    "Range": Operator(_range, (3, 3)),
+    "OneHot": Operator(_one_hot, (3, 3), ("axis",)),
+}
