@@ -5,13 +5,18 @@ Only shapes with N, T >= 1: for empty ones ONNX Runtime aborts the process.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_drop_in import SHARED, assert_close, golden_models, outputs_of, pairs_of
 
 from fastgru import nn
 from fastgru.convert.to_onnx import onnx_model
+from fastgru.formats import FormatError
+from fastgru.loading import load
+from fastgru.models import Model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[parity]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'fastgru[parity]'")
@@ -82,3 +87,72 @@ def test_torch_cell(reset_after: bool) -> None:
     cell = nn.GRUCell(6, 9, reset_after=reset_after, activation="relu")
     x, h0 = (rng.standard_normal((4, n)).astype(np.float32) for n in (6, 9))
     close(session(cell).run(["h_n"], {"x": x, "h0": h0})[0], cell(x, h0))
+
+
+# -- files of Keras and PyTorch: ONNX Runtime gives what their frameworks recorded ----------
+
+#: Files that ONNX can't express, and why.
+REFUSED = {
+    "k3_embedding_masks": "padded steps, because of the mask that its call names",
+    "k3_masking": "padded steps, because of the mask that its call names",
+    "k3_merged_masks": "padded steps, because of the mask that its call names",
+    "k3_rnn_cells": "padded steps, because of the mask that its call names",
+    "GRU_model_rel_best": "padded steps, because of the mask that its call names",
+    "tf213_rnn_cells": "padded steps, because of the Masking layer 'masking'",
+    "tfk_rnn_cells": "padded steps, because of the Masking layer 'masking'",
+    "tfk_masking": "padded steps, because of the Masking layer 'masking'",
+    "tfk_new_merged_masks": "padded steps, because of the Masking layer 'masking'",
+    "tfk_new_embedding_masks": "padded steps, because of mask_zero of the Embedding 'embedding'",
+    "k3_stateful": "stateful: an ONNX model keeps no state between calls",
+    "tfk_stateful": "stateful: an ONNX model keeps no state between calls",
+    "k3_variants": "expected an activation that ONNX's GRU has .* found selu",
+    "tfk_new_variants": "expected an activation that ONNX's GRU has .* found selu",
+    "tfk_time_major": "time_major: only batch-major layers are exported",
+}
+KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+def run_model(run: Any, x: Any, dictionary: bool) -> Any:
+    """What ``Model.predict`` would return for the same input."""
+    ends = {end.name: KINDS[end.type] for end in run.get_inputs()}
+    given = x if isinstance(x, dict) else dict(zip(ends, x if isinstance(x, list) else [x], strict=True))
+    found = run.run(None, {name: np.asarray(value).astype(ends[name]) for name, value in given.items()})
+    if dictionary:
+        return dict(zip([end.name for end in run.get_outputs()], found, strict=True))
+    return found if len(found) > 1 else found[0]
+
+
+def check_file(path: Path, expected: Path) -> None:
+    stem = expected.name.removesuffix(".expected.npz")
+    with np.load(expected) as arrays:
+        model = load(path, prefix=str(arrays["prefix"]) if "prefix" in arrays.files else None)
+        if path.stem in REFUSED:
+            with pytest.raises(FormatError, match=f"^ONNX: layer '.*: .*{REFUSED[path.stem]}"):
+                onnx_model(model)
+            return
+        if isinstance(model, Model):
+            run = session(model)
+            for x, ys in pairs_of(model, arrays):
+                own = model.predict(x)
+                found = run_model(run, x, isinstance(own, dict))
+                for a, b, y in zip(outputs_of(found, arrays), outputs_of(own, arrays), ys, strict=True):
+                    assert_close(a, y, stem)
+                    close(a, b, 1e-6)
+            return
+        if isinstance(model, nn.GRU):
+            model.batch_first = True
+        run = session(model)
+        names = [end.name for end in run.get_outputs()]
+        found = run.run(names, {name: arrays[name].astype(np.float32) for name in ("x", "h0")})
+        for name, value in zip(names, found, strict=True):
+            assert_close(value, arrays[name], stem)
+
+
+@pytest.mark.parametrize("pair", golden_models(), ids=lambda p: p[0].name)
+def test_golden(pair: tuple[Path, Path]) -> None:
+    check_file(*pair)
+
+
+@pytest.mark.parametrize("names", SHARED, ids=lambda n: n[0])
+def test_shared(names: tuple[str, str], shared: Path) -> None:
+    check_file(shared / "models" / names[0], shared / "models" / names[1])

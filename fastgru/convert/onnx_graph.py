@@ -66,6 +66,8 @@ def emit(g: Builder, layer: Layer, x: Any, state: Any) -> Any:
         Naming the layer and what of it ONNX can't express.
     """
     with g.inside(layer):
+        if isinstance(layer, Identity):  # Dropout and its kin: scoring leaves them out
+            return x
         if type(layer) not in _LAYERS:
             raise g.refuse("has no counterpart in ONNX here; cut the model before it")
         if not layer.ready and not isinstance(layer, Model):

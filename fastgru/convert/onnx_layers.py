@@ -24,12 +24,10 @@ from ..layers import (
     Concatenate,
     Dense,
     Dot,
-    Dropout,
     Embedding,
     Flatten,
     GlobalAveragePooling1D,
     GlobalMaxPooling1D,
-    Identity,
     Input,
     Layer,
     LayerNormalization,
@@ -254,8 +252,6 @@ def repeat_vector(g: Builder, layer: RepeatVector, x: Value, state: Any) -> Valu
 #: Exact classes: a class derived from one of these may mean something else.
 LAYERS: dict[type, Emitter] = {
     Input: identity,
-    Identity: identity,
-    Dropout: identity,
     Embedding: embedding,
     Masking: masking,
     Dense: dense,
