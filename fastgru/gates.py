@@ -109,6 +109,18 @@ def from_onnx(weight: Array, recurrence: Array, bias: Array | None) -> Weights:
     )
 
 
+def to_cudnn_gru(weights: Weights) -> tuple[Array, Array, Array]:
+    """The inverse of `from_cudnn_gru`; both biases must be there."""
+
+    def blocks(weight: Array) -> Array:
+        r, z, n = np.split(weight, 3)
+        return np.concatenate([np.ascontiguousarray(g).reshape(g.shape[::-1]) for g in (z, r, n)], axis=1)
+
+    assert weights.bias_ih is not None and weights.bias_hh is not None
+    biases = np.concatenate([_swap_first_two(weights.bias_ih), _swap_first_two(weights.bias_hh)])
+    return blocks(weights.weight_ih), blocks(weights.weight_hh), biases
+
+
 def has_mirror(recurrent_activation: tuple[str, float, float]) -> bool:
     """Whether σ(-a) = 1 - σ(a): only then are conventions C and K the same model with the update gate negated."""
     name, _, beta = recurrent_activation

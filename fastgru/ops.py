@@ -15,6 +15,7 @@ import numpy as np
 
 from fastgru import gates
 from fastgru._core import dense as _dense
+from fastgru._core import products as _products
 from fastgru._core.dense import PackedDense
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_activation
@@ -29,10 +30,13 @@ __all__ = [
     "PackedDense",
     "PackedGRU",
     "activate",
+    "column_sums",
     "dense",
+    "dense_backward",
     "gru",
     "gru_backward",
     "gru_final",
+    "outer_sum",
     "pack_dense",
     "pack_gru",
 ]
@@ -304,6 +308,35 @@ def dense(x: Any, packed: PackedDense, *, num_threads: int | None = None) -> F32
     y = np.empty((rows.shape[0], packed.output_size), np.float32)
     packed.run(rows, y, num_threads)
     return y.reshape(*a.shape[:-1], packed.output_size)
+
+
+def outer_sum(a: Any, b: Any, *, num_threads: int | None = None, _isa: str | None = None) -> F32:
+    """Σ a ⊗ b over all rows: a (..., M), b (..., N) -> float32 (M, N), the gradient of a dense layer's weights.
+
+    Rows are added in order, in blocks of fixed length, whatever num_threads.
+    """
+    a, b = as_array(a, "a"), as_array(b, "b")
+    if a.ndim < 1 or b.shape[:-1] != a.shape[:-1]:
+        raise ValueError(f"b: expected shape {(*a.shape[:-1], 'N')}, as a has, found {b.shape}")
+    return _products.outer_sum(_rows(a, "a"), _rows(b, "b"), num_threads, _isa)
+
+
+def column_sums(a: Any, *, _isa: str | None = None) -> F32:
+    """Σ over all rows: a (..., M) -> float32 (M,), the gradient of a bias; added as in `outer_sum`."""
+    return _products.column_sums(_rows(as_array(a, "a"), "a"), _isa)
+
+
+def _rows(a: Any, name: str) -> F32:
+    """a (..., M) as contiguous float32 rows (R, M)."""
+    a = float32(a, name, (*a.shape[:-1], a.shape[-1]) if a.ndim else ("...", "M"))
+    return np.ascontiguousarray(a).reshape(-1, a.shape[-1])
+
+
+def dense_backward(dy: Any, x: Any, weight: Any, *, num_threads: int | None = None) -> tuple[F32, F32, F32]:
+    """Gradients of `dense`: dy (..., M), x (..., K), weight (M, K) -> dx (..., K), dweight (M, K), dbias (M,)."""
+    weight = float32(weight, "weight", ("M", "K"))
+    dx = dense(dy, pack_dense(weight.T), num_threads=num_threads)
+    return dx, outer_sum(dy, x, num_threads=num_threads), column_sums(dy)
 
 
 def activate(x: Any, activation: Activation, *, _isa: str | None = None) -> F32:

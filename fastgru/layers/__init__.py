@@ -4,19 +4,23 @@ from .activations import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax, Thres
 from .base import Dialect, Layer
 from .bidirectional import Bidirectional
 from .cells import GRUCell, StackedRNNCells
-from .core import Dense, Dropout, Embedding, Identity, Input, Masking, TimeDistributed
+from .core import Dense, Embedding, Identity, Input, Masking, TimeDistributed
+from .dropout import ActivityRegularization, AlphaDropout, Dropout, GaussianDropout, GaussianNoise, SpatialDropout1D
 from .merge import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
 from .normalization import BatchNormalization, LayerNormalization
 from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from .recurrent import GRU, RNN
 from .shaping import Flatten, Permute, RepeatVector, Reshape
+from .training_step import LogitGradient, SparseRows, TrainingStep
 
 __all__ = [
     "ELU",
     "GRU",
     "RNN",
     "Activation",
+    "ActivityRegularization",
     "Add",
+    "AlphaDropout",
     "Average",
     "BatchNormalization",
     "Bidirectional",
@@ -28,6 +32,8 @@ __all__ = [
     "Embedding",
     "Flatten",
     "GRUCell",
+    "GaussianDropout",
+    "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalMaxPooling1D",
     "Identity",
@@ -35,6 +41,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "LogitGradient",
     "Masking",
     "Maximum",
     "Minimum",
@@ -45,8 +52,11 @@ __all__ = [
     "RepeatVector",
     "Reshape",
     "Softmax",
+    "SparseRows",
+    "SpatialDropout1D",
     "StackedRNNCells",
     "Subtract",
     "ThresholdedReLU",
     "TimeDistributed",
+    "TrainingStep",
 ]

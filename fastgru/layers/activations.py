@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
+from .._core.isa import check_activation
 from ..formats.untrusted import FormatError
 from .base import NEWEST, Array, Dialect, Layer, as_float32, expect_shape
+from .slopes import Trained, softmax_back, with_slope
+from .training_step import Back, LogitGradient, TrainingStep, sum_to
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -141,6 +144,16 @@ def function(value: Any, dialect: Dialect, where: str) -> Function | None:
     return None if spec == "linear" else lambda x: ops.activate(x, spec)
 
 
+def trained(value: Any, dialect: Dialect, where: str) -> Trained:
+    """The same function with its way back."""
+    apply = function(value, dialect, where)
+    if isinstance(value, Mapping):
+        value = _function_name(value, where)
+    if isinstance(value, str) and value in _OTHERS:
+        return with_slope((value, 0.0, 0.0), apply)
+    return with_slope(check_activation(gate_spec(value, dialect, where)), apply)
+
+
 class Activation(Layer):
     """Apply an activation function (a Keras name, or ``(name, alpha, beta)``)."""
 
@@ -164,6 +177,17 @@ class Activation(Layer):
         if self._layer is not None:
             return self._layer.forward(x, mask, num_threads)
         return (x if self._apply is None else self._apply(x)), mask
+
+    def untrainable(self) -> str:
+        return "" if self._layer is None else self._layer.untrainable()
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        if self._layer is not None:
+            return self._layer.train(x, mask, step)
+        y, back = trained(self.activation, self._dialect, f"layer {self.name!r} (Activation)")(x)
+        step.note_logits(y, x, self.activation)
+        return y, mask, back
 
     def describe(self) -> str:
         return str(self.activation if self._layer is None else self._layer.class_name())
@@ -193,6 +217,15 @@ class ReLU(Layer):
         y = np.where(x >= self.threshold, x, low)
         return (y if self.max_value is None else np.minimum(y, np.float32(self.max_value))), mask
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+
+        def back(dy: Array) -> Array:
+            dx = np.where(x > self.threshold, dy, np.float32(self.negative_slope) * dy)
+            return dx if self.max_value is None else np.where(x < self.max_value, dx, np.float32(0.0))
+
+        return *self.forward(x, mask, None), back
+
 
 class LeakyReLU(Layer):
     """x where positive, else slope · x. Keras 2 calls the slope ``alpha``."""
@@ -214,6 +247,11 @@ class LeakyReLU(Layer):
         x = as_float32(x)
         return np.where(x > 0, x, np.float32(self.negative_slope) * x), mask
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        slope = np.float32(self.negative_slope)
+        return *self.forward(x, mask, None), lambda dy: np.where(x > 0, dy, slope * dy)
+
 
 class ThresholdedReLU(Layer):
     """x where x > theta, else 0."""
@@ -228,6 +266,11 @@ class ThresholdedReLU(Layer):
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         x = as_float32(x)
         return np.where(x > np.float32(self.theta), x, np.float32(0.0)), mask
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        above = x > np.float32(self.theta)
+        return *self.forward(x, mask, None), lambda dy: np.where(above, dy, np.float32(0.0))
 
 
 class ELU(Layer):
@@ -244,6 +287,11 @@ class ELU(Layer):
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         x = as_float32(x)
         return np.where(x > 0, x, np.float32(self.alpha) * np.expm1(np.minimum(x, 0))), mask
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        alpha = np.float32(self.alpha)
+        return *self.forward(x, mask, None), lambda dy: np.where(x > 0, dy, dy * alpha * np.exp(np.minimum(x, 0)))
 
 
 class PReLU(Layer):
@@ -273,6 +321,18 @@ class PReLU(Layer):
             expect_shape(f"PReLU {self.name!r}: alpha", self._alpha, x.shape[1:])
         return np.where(x > 0, x, self._alpha * x), mask
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        alpha = self._alpha
+
+        def back(dy: Array) -> Array:
+            below = np.where(x > 0, np.float32(0.0), dy)
+            if self.trainable:
+                step.add(self, "alpha", sum_to(below * x, (1, *alpha.shape))[0])
+            return np.where(x > 0, dy, alpha * below)
+
+        return *self.forward(x, mask, None), back
+
 
 class Softmax(Layer):
     """Softmax along ``axis``; a mask that reaches it takes no share."""
@@ -298,6 +358,17 @@ class Softmax(Layer):
                 ) from None
             x = np.where(shown, x, np.float32(-1e9))
         return softmax(x, self._axes), mask
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, mask = self.forward(x, mask, None)
+        if mask is None and self._axes in (-1, y.ndim - 1):
+            step.note_logits(y, as_float32(x), "softmax")
+
+        def back(dy: Array | LogitGradient) -> Array:
+            dx = dy.dx if isinstance(dy, LogitGradient) else softmax_back(dy, y, self._axes)
+            return dx if mask is None else np.where(np.broadcast_to(mask, y.shape), dx, np.float32(0.0))
+
+        return y, mask, back
 
 
 def _number(value: Any) -> float | None:

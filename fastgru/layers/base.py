@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.untrusted import FormatError
+from .training_step import Back, TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -110,6 +111,7 @@ class Layer:
         self.name = name or ""
         self.weights: dict[str, Array] = {}
         self.ready = False
+        self._trainable = True
 
     # -- made from a file ------------------------------------------------------------------
 
@@ -245,6 +247,47 @@ class Layer:
         if mask is not None and not isinstance(x, (list, tuple)):
             mask = np.asarray(mask).astype(bool)
         return self.forward(values, mask, num_threads, initial_state)[0]
+
+    # -- training --------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training moves the weights; setting it sets it for the layers inside too, as in Keras."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for part in self.parts().values():
+            part.trainable = value
+
+    def trainable_names(self) -> tuple[str, ...]:
+        """The own weights that get gradients, in Keras' order."""
+        return self.weight_names() if self.trainable else ()
+
+    def learns(self) -> bool:
+        """Whether this layer or one inside it has weights that get gradients."""
+        return bool(self.trainable_names()) or any(part.learns() for part in self.parts().values())
+
+    def untrainable(self) -> str:
+        """Why no gradient passes through, naming the layer; empty where one does."""
+        if type(self).train is Layer.train:
+            return f"cannot train through layer {self.name!r} ({self.class_name()}): it has no backward pass here"
+        return next(filter(None, (part.untrainable() for part in self.parts().values())), "")
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        """`forward` as in training (dropout, statistics of the batch), and the way back.
+
+        Returns
+        -------
+        y, mask
+            As `forward` returns them.
+        back
+            Called at most once with the gradient of y (of a list: None where an output has none). It adds the
+            gradients of the weights to ``step`` and returns that of x in the structure of x, None for what has none;
+            with an ``initial_state`` a pair: that, and a list of the states' gradients.
+        """
+        raise ValueError(self.untrainable())
 
     def output_count(self) -> int:
         """How many arrays a call returns."""

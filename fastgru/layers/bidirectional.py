@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import NEWEST, Dialect, Layer, Shape, as_float32
+from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32
 from .cells import GRUCell
 from .recurrent import GRU, RNN
+from .recurrent_training import scan_and_back
+from .training_step import Back, TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -125,19 +127,73 @@ class Bidirectional(Layer):
             axis = 0 if first.time_major else 1
             y, y_back = np.flip(y, axis), np.flip(y_back, axis)
             merged = None if merged is None else np.flip(merged, axis)
-        if self.merge_mode == "concat":
-            merged = np.concatenate([y, y_back], axis=-1) if merged is None else merged
-        elif self.merge_mode == "sum":
-            merged = y + y_back
-        elif self.merge_mode == "mul":
-            merged = y * y_back
-        elif self.merge_mode == "ave":
-            merged = (y + y_back) / np.float32(2.0)
-        else:
-            merged = [y, y_back]
+        merged = self._merge([y, y_back]) if merged is None else merged
         if first.return_state:
             merged = [*(merged if isinstance(merged, list) else [merged]), *states, *states_back]
         return merged, self.output_mask(mask)
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        several, given = isinstance(x, (list, tuple)), initial_state is not None
+        if several:
+            initial_state = list(x[1:]) or initial_state
+            x = x[0]
+            mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        first, second = self.forward_layer, self.backward_layer
+        half = 0 if initial_state is None else len(initial_state) // 2
+        starts = (None, None) if initial_state is None else (initial_state[:half], initial_state[half:])
+        ys: list[Array] = []
+        states: list[list[Array]] = []
+        backs = []
+        axis, flips = 0 if first.time_major else 1, first.return_sequences and first.go_backwards
+        for part, start in zip((first, second), starts, strict=True):
+            y, final, scan_back = scan_and_back(part, x, mask, start, step)
+            ys.append(np.flip(y, axis) if flips else y)
+            states.append(final)
+            backs.append(scan_back)
+
+        def back(dy: Any) -> Any:
+            parts = dy if isinstance(dy, list) else [dy]
+            count = 2 if self.merge_mode is None else 1
+            dys = self._unmerge(parts[:count], ys)
+            ends = parts[count:] if first.return_state else [None] * sum(map(len, states))
+            dstates = (ends[: len(states[0])], ends[len(states[0]) :])
+            found = []
+            for d, scan_back, final in zip(dys, backs, dstates, strict=True):
+                found.append(scan_back(np.flip(d, axis) if flips and d is not None else d, final))
+            (dx, dh0s), (dx_back, dh0s_back) = found
+            dx = dx + dx_back
+            return [dx, *dh0s, *dh0s_back] if several else (dx, [*dh0s, *dh0s_back]) if given else dx
+
+        merged = self._merge(ys)
+        if first.return_state:
+            merged = [*(merged if isinstance(merged, list) else [merged]), *states[0], *states[1]]
+        return merged, self.output_mask(mask), back
+
+    def _merge(self, ys: list[Array]) -> Any:
+        """Both outputs as ``merge_mode`` says."""
+        y, y_back = ys
+        if self.merge_mode == "concat":
+            return np.concatenate([y, y_back], axis=-1)
+        if self.merge_mode == "sum":
+            return y + y_back
+        if self.merge_mode == "mul":
+            return y * y_back
+        if self.merge_mode == "ave":
+            return (y + y_back) / np.float32(2.0)
+        return [y, y_back]
+
+    def _unmerge(self, dy: list[Any], ys: list[Array]) -> list[Array | None]:
+        """The gradient of both outputs from that of what `_merge` gave."""
+        if self.merge_mode is None or dy[0] is None:
+            return dy if len(dy) == 2 else [None, None]
+        d = dy[0]
+        if self.merge_mode == "concat":
+            width = ys[0].shape[-1]
+            return [np.ascontiguousarray(d[..., :width]), np.ascontiguousarray(d[..., width:])]
+        if self.merge_mode == "mul":
+            return [d * ys[1], d * ys[0]]
+        half = d / np.float32(2.0) if self.merge_mode == "ave" else d
+        return [half, half]
 
     def output_count(self) -> int:
         first, second = self.forward_layer, self.backward_layer
@@ -168,13 +224,14 @@ def _reversed(layer: RNN) -> RNN:
     if isinstance(layer, GRU):
         twin: RNN = GRU(layer.units, name=layer.name, dialect=layer._dialect, **flags)
         twin.cells = cells
+        twin.trainable = layer.trainable
         return twin
     return RNN(cells if layer.stacked else cells[0], name=layer.name, dialect=layer._dialect, **flags)
 
 
 def _copy(cell: GRUCell) -> GRUCell:
     twin = GRUCell(cell.units, use_bias=cell.use_bias, reset_after=cell.reset_after)
-    for key in ("activation", "recurrent_activation", "update_gate", "name", "cudnn"):
+    for key in (*cell.arguments, "name", "cudnn", "trainable"):
         setattr(twin, key, getattr(cell, key))
     twin._activation, twin._recurrent_activation = cell._activation, cell._recurrent_activation
     return twin

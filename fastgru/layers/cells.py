@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import gates, ops
+from ..gradients import check_trainable
 from .activations import gate_spec
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
+from .dropout import plain_rate, plain_seed
+from .training_step import TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -28,6 +31,12 @@ class GRUCell(Layer):
         Apply the reset gate after (True) or before (False) the recurrent product.
     update_gate
         "old": z keeps the old state (Keras, PyTorch); "new": z admits the new one (Chung, 2014).
+    dropout, recurrent_dropout
+        In training: the rates at which inputs, and states on their way into the products, are dropped, one mask for all
+        steps of a row (Gal and Ghahramani, 2016). As in Keras the gates share the inputs' mask, but with
+        recurrent_dropout, or implementation 1, each gate has masks of its own.
+    seed
+        As in `Dropout`.
     """
 
     arguments = (
@@ -37,6 +46,10 @@ class GRUCell(Layer):
         "use_bias",
         "reset_after",
         "update_gate",
+        "dropout",
+        "recurrent_dropout",
+        "seed",
+        "implementation",
     )
 
     def __init__(
@@ -49,6 +62,10 @@ class GRUCell(Layer):
         name: str | None = None,
         *,
         update_gate: str = "old",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        implementation: int = 2,
         dialect: Dialect = NEWEST,
     ) -> None:
         super().__init__(name)
@@ -58,6 +75,10 @@ class GRUCell(Layer):
         self.use_bias = bool(use_bias)
         self.reset_after = bool(reset_after)
         self.update_gate = update_gate
+        self.dropout = min(1.0, max(0.0, float(dropout)))
+        self.recurrent_dropout = min(1.0, max(0.0, float(recurrent_dropout)))
+        self.seed = seed
+        self.implementation = int(implementation)
         where = f"layer {self.name!r} (GRU)"
         self._activation = gate_spec(activation, dialect, where)
         self._recurrent_activation = gate_spec(recurrent_activation, dialect, where)
@@ -74,6 +95,10 @@ class GRUCell(Layer):
             config.get("reset_after", False),
             config.get("name"),
             update_gate=config.get("update_gate", "old"),
+            dropout=plain_rate(config.get("dropout")),
+            recurrent_dropout=plain_rate(config.get("recurrent_dropout")),
+            seed=plain_seed(config.get("seed")),
+            implementation=2 if config.get("implementation", 2) in (0, 2) else 1,
             dialect=reader.dialect,
         )
 
@@ -106,24 +131,44 @@ class GRUCell(Layer):
             )
 
     def prepare(self) -> None:
-        w = {name: as_float32(value) for name, value in self.weights.items()}
-        if self.cudnn:
-            canonical = gates.from_cudnn_gru(w["kernel"], w["recurrent_kernel"], w["bias"])
-        else:
-            canonical = gates.from_keras(
-                w["kernel"],
-                w["recurrent_kernel"],
-                w.get("bias"),
-                reset_after=self.reset_after,
-            )
-        self.width = int(w["kernel"].shape[0])
+        self.width = int(self.weights["kernel"].shape[0])
         self.packed = ops.pack_gru(
-            *canonical,
+            *self.canonical(),
             reset_after=self.reset_after,
             update_gate=self.update_gate,
             activation=self._activation,
             recurrent_activation=self._recurrent_activation,
         )
+
+    def canonical(self) -> gates.Weights:
+        """The weights in PyTorch's layout."""
+        w = {name: as_float32(value) for name, value in self.weights.items()}
+        if self.cudnn:
+            return gates.from_cudnn_gru(w["kernel"], w["recurrent_kernel"], w["bias"])
+        return gates.from_keras(w["kernel"], w["recurrent_kernel"], w.get("bias"), reset_after=self.reset_after)
+
+    def add_gradients(self, step: TrainingStep, owner: Layer, found: gates.Weights) -> None:
+        """Leave gradients in PyTorch's layout as those of the weights that ``owner`` keeps in Keras'."""
+        if not owner.trainable:
+            return
+        if self.cudnn:
+            given: tuple[Array | None, ...] = gates.to_cudnn_gru(found)
+        else:
+            given = gates.to_keras(found, reset_after=self.reset_after)
+        for name, gradient in zip(("kernel", "recurrent_kernel", "bias"), given, strict=True):
+            if gradient is not None:
+                step.add(owner, name, np.ascontiguousarray(gradient))
+
+    def untrainable(self) -> str:
+        where = f"cannot train through layer {self.name!r} (GRU)"
+        if 1.0 in (self.dropout, self.recurrent_dropout):
+            return f"{where}: dropout: expected rates below 1, which drop something and keep something"
+        try:
+            if self.ready:
+                check_trainable(self.packed)
+        except ValueError as error:
+            return f"{where}: {error}"
+        return ""
 
     def build(self, shape: Shape, rng: np.random.Generator) -> None:
         h = self.units

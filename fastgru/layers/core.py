@@ -1,4 +1,4 @@
-"""Embedding, Masking, Dense, Input, TimeDistributed, and the layers that do nothing in scoring."""
+"""Input, Embedding, Masking, Dense and TimeDistributed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from .. import ops
 from . import activations
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
+from .training_step import Back, SparseRows, TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -61,35 +62,25 @@ class Input(Layer):
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         return x, mask
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        return x, mask, lambda dy: dy
+
     def describe(self) -> str:
         return f"{self.dtype} {'?' if self.shape is None else (None, *self.shape)}"
 
 
 class Identity(Layer):
-    """A layer that scoring leaves out: Dropout and its kin."""
+    """A layer that scoring leaves out."""
 
-    def __init__(self, rate: float = 0.0, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None) -> None:
         super().__init__(name)
-        self.rate = rate
         self.ready = True
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
-        return cls(name=config.get("name"))
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         return x, mask
 
-
-class Dropout(Identity):
-    """Does nothing in scoring."""
-
-    arguments = ("rate",)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
-        rate = config.get("rate", config.get("p", 0.0))
-        return cls(rate if isinstance(rate, (int, float)) else 0.0, config.get("name"))
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        return x, mask, lambda dy: dy
 
 
 def _whole(x: Array, where: str) -> Array:
@@ -143,6 +134,17 @@ class Embedding(Layer):
         # because ignoring the lengths that somebody passed would be a silent error.
         return self._table[ids], (ids != 0 if self.mask_zero else mask)
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        ids = self._ids(x)
+
+        def back(dy: Array) -> None:
+            if self.trainable:
+                flat = ids.reshape(-1).astype(np.int64, copy=False)
+                rows = SparseRows.summed(flat, dy.reshape(-1, self.output_dim), self.input_dim)
+                step.add(self, "embeddings", rows)
+
+        return *self.forward(ids, mask, None), back
+
     def _ids(self, x: Array) -> Array:
         if x.dtype.kind not in "iu":
             if x.dtype.kind not in "fb":
@@ -177,6 +179,10 @@ class Masking(Layer):
         valid = (x != np.float32(self.mask_value)).any(axis=-1)
         return np.where(valid[..., None], x, np.float32(0.0)), valid
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, valid = self.forward(x, mask, None)
+        return y, valid, lambda dy: np.where(valid[..., None], dy, np.float32(0.0))
+
     def describe(self) -> str:
         return f"mask_value {self.mask_value:g}"
 
@@ -203,6 +209,7 @@ class Dense(Layer):
         self._dialect = dialect
         where = f"layer {self.name!r} (Dense)"
         self._apply = None if self._layer else activations.function(activation, dialect, where)
+        self._dialect = dialect
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
@@ -237,12 +244,39 @@ class Dense(Layer):
         self.assign(weights)
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
-        if x.shape[-1] != self._width:
-            raise ValueError(f"layer {self.name!r} (Dense): expected inputs of width {self._width}, found {x.shape}")
-        y = ops.dense(x, self._packed, num_threads=num_threads)
+        y = self._product(x, num_threads)
         if self._layer is not None:
             return self._layer.forward(y, mask, num_threads)[0], mask
         return (y if self._apply is None else self._apply(y)), mask
+
+    def _product(self, x: Any, num_threads: int | None) -> Array:
+        if x.shape[-1] != self._width:
+            raise ValueError(f"layer {self.name!r} (Dense): expected inputs of width {self._width}, found {x.shape}")
+        return ops.dense(x, self._packed, num_threads=num_threads)
+
+    def untrainable(self) -> str:
+        return "" if self._layer is None else self._layer.untrainable()
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x, threads = as_float32(x), step.num_threads
+        z = self._product(x, threads)
+        if self._layer is not None:
+            y, _, back_to_z = self._layer.train(z, mask, step)
+        else:
+            where = f"layer {self.name!r} (Dense)"
+            y, back_to_z = activations.trained(self.activation, self._dialect, where)(z)
+            step.note_logits(y, z, self.activation)
+        kernel = as_float32(self.weights["kernel"])
+
+        def back(dy: Any) -> Array:
+            dz = back_to_z(dy)
+            if self.trainable:
+                step.add(self, "kernel", ops.outer_sum(x, dz, num_threads=threads))
+                if self.use_bias:
+                    step.add(self, "bias", ops.column_sums(dz))
+            return ops.dense(dz, ops.pack_dense(kernel), num_threads=threads)
+
+        return y, mask, back
 
     def describe(self) -> str:
         shown = self.activation if self._layer is None else self._layer.class_name()
@@ -281,6 +315,18 @@ class TimeDistributed(Layer):
         if mask is None and inner is not None:
             mask = inner.reshape(n, t, *inner.shape[1:])
         return y.reshape(n, t, *y.shape[1:]), mask
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        n, t = x.shape[:2]
+        y, inner, inner_back = self.layer.train(x.reshape(n * t, *x.shape[2:]), None, step)
+        if mask is None and inner is not None:
+            mask = inner.reshape(n, t, *inner.shape[1:])
+
+        def back(dy: Array) -> Array | None:
+            dx = inner_back(dy.reshape(y.shape))
+            return None if dx is None else dx.reshape(x.shape)
+
+        return y.reshape(n, t, *y.shape[1:]), mask, back
 
     def describe(self) -> str:
         return f"{self.layer.class_name()} {self.layer.describe()}".strip()

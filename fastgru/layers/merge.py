@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import ops
 from .base import NEWEST, Array, Dialect, Layer, as_float32
+from .training_step import Back, TrainingStep, sum_to
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -64,12 +65,32 @@ class Merge(Layer):
         """The merged array where Keras ≥ 3.4 looks at the masks too."""
         return self.merge(arrays)
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, shown = self.forward(x, mask, step.num_threads)
+        given, masks = self.inputs(x, mask)
+        if not self._dialect.merges_or:
+            masks = [None] * len(given)
+        arrays = same_rank(given)
+
+        def back(dy: Array) -> list[Array]:
+            found = self.unmerge(dy, arrays, masks)
+            return [sum_to(d, a.shape).reshape(g.shape) for d, a, g in zip(found, arrays, given, strict=True)]
+
+        return y, shown, back
+
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        """The gradient of each input, before the sum over axes along which it was broadcast."""
+        raise NotImplementedError
+
 
 class Add(Merge):
     """The sum of the inputs."""
 
     def merge(self, arrays: list[Array]) -> Array:
         return reduce(np.add, arrays)
+
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        return [dy] * len(arrays)
 
 
 class Subtract(Merge):
@@ -80,12 +101,18 @@ class Subtract(Merge):
             raise ValueError(f"layer {self.name!r} (Subtract): expected 2 inputs, found {len(arrays)}")
         return np.asarray(arrays[0] - arrays[1])
 
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        return [dy, -dy]
+
 
 class Average(Merge):
     """The mean of the inputs."""
 
     def merge(self, arrays: list[Array]) -> Array:
         return np.asarray(reduce(np.add, arrays) / np.float32(len(arrays)))
+
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        return [dy / np.float32(len(arrays))] * len(arrays)
 
 
 class Multiply(Merge):
@@ -95,11 +122,23 @@ class Multiply(Merge):
         return reduce(np.multiply, arrays)
 
     def merge_masked(self, arrays: list[Array], masks: list[Any]) -> Array:
-        one, zero = np.float32(1.0), np.float32(0.0)
-        shown = [a if m is None else np.where(m[..., None], a, one) for a, m in zip(arrays, masks, strict=True)]
-        product = self.merge(shown)
+        product = self.merge(self._factors(arrays, masks))
         either = _or_masks(masks)
-        return product if either is None else np.where(either[..., None], product, zero)
+        return product if either is None else np.where(either[..., None], product, np.float32(0.0))
+
+    def _factors(self, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        one = np.float32(1.0)
+        return [a if m is None else np.where(m[..., None], a, one) for a, m in zip(arrays, masks, strict=True)]
+
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        factors, either = self._factors(arrays, masks), _or_masks(masks)
+        if either is not None:
+            dy = np.where(either[..., None], dy, np.float32(0.0))
+        found = []
+        for i, mask in enumerate(masks):
+            d = reduce(np.multiply, [f for j, f in enumerate(factors) if j != i], dy)
+            found.append(d if mask is None else np.where(mask[..., None], d, np.float32(0.0)))
+        return found
 
 
 class Maximum(Merge):
@@ -123,6 +162,22 @@ class Maximum(Merge):
         """One of two."""
         return np.maximum(a, b)
 
+    def first_wins(self, a: Array, b: Array) -> Array:
+        """Where the choice is the first, which has the gradient of equals, as in TensorFlow."""
+        return np.asarray(a >= b)
+
+    def unmerge(self, dy: Array, arrays: list[Array], masks: list[Any]) -> list[Array]:
+        every = np.ones(dy.shape, bool)
+        result, shown, share = arrays[0], masks[0], [every]  # share[i]: where input i is what has been chosen so far
+        for i, mask in enumerate(masks[1:], 1):
+            valid = every if mask is None else mask[..., None]
+            old = every if shown is None else shown[..., None]
+            new = valid & ~(old & self.first_wins(result, arrays[i])) & every
+            share = [s & ~new for s in share] + [new]
+            result = np.where(new, arrays[i], result)
+            shown = None if mask is None or shown is None else np.logical_or(shown, mask)
+        return [np.where(s, dy, np.float32(0.0)) for s in share]
+
 
 class Minimum(Maximum):
     """The smaller of the inputs; from Keras 3.4 a masked input gives way to the other."""
@@ -130,6 +185,10 @@ class Minimum(Maximum):
     def choose(self, a: Array, b: Array) -> Array:
         """One of two."""
         return np.minimum(a, b)
+
+    def first_wins(self, a: Array, b: Array) -> Array:
+        """Where the choice is the first."""
+        return np.asarray(a <= b)
 
 
 class Concatenate(Merge):
@@ -158,6 +217,10 @@ class Concatenate(Merge):
             return merged, np.concatenate(spread, axis=axis)
         both = np.logical_or if self._dialect.merges_or else np.logical_and
         return merged, reduce(both, spread)
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        ends = np.cumsum([a.shape[self.axis] for a in x])[:-1]
+        return *self.forward(x, mask, None), lambda dy: np.split(dy, ends, axis=self.axis)
 
     def describe(self) -> str:
         return f"axis {self.axis}"
@@ -189,29 +252,63 @@ class Dot(Merge):
         self.normalize = bool(normalize)
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
-        arrays, _ = self.inputs(x, mask)
+        a, b = ((_unit(v) if self.normalize else v) for v in self._moved(x))
+        y = batched_product(a, b, num_threads)
+        return (y.reshape(-1, 1) if y.ndim == 1 else y), None
+
+    def _moved(self, x: Any) -> list[Array]:
+        """Both inputs with the axis of the sum last."""
+        arrays, _ = self.inputs(x, None)
         if len(arrays) != 2:
             raise ValueError(f"layer {self.name!r} (Dot): expected 2 inputs, found {len(arrays)}")
         pair = [self.axes] * 2 if isinstance(self.axes, int) else self.axes
-        moved = []
         for array, axis in zip(arrays, pair, strict=True):
             if not -array.ndim <= axis < array.ndim or axis % array.ndim == 0:
                 raise ValueError(
                     f"layer {self.name!r} (Dot): axes: expected axes after the batch, found "
                     f"{self.axes} for inputs {[a.shape for a in arrays]}"
                 )
-            array = np.moveaxis(array, axis, -1)
-            if self.normalize:
-                square = np.square(array).sum(axis=-1, keepdims=True)
-                array = array / np.sqrt(np.maximum(square, np.float32(1e-12)))
-            moved.append(array)
+        moved = [np.moveaxis(array, axis, -1) for array, axis in zip(arrays, pair, strict=True)]
         a, b = moved
         if a.shape[0] != b.shape[0] or a.shape[-1] != b.shape[-1]:
             raise ValueError(
                 f"layer {self.name!r} (Dot): axes {self.axes} of inputs {[v.shape for v in arrays]} differ in size"
             )
-        y = batched_product(a, b, num_threads)
-        return (y.reshape(-1, 1) if y.ndim == 1 else y), None
+        return moved
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        moved = self._moved(x)
+        a, b = ((_unit(v) if self.normalize else v) for v in moved)
+        y = batched_product(a, b, step.num_threads)
+        shape = y.shape
+        pair = [self.axes] * 2 if isinstance(self.axes, int) else self.axes
+
+        def back(dy: Array) -> list[Array]:
+            found = []
+            # y is (N, axes of a, axes of b): the sum for a runs over those of b, and the other way round
+            flat = dy.reshape(shape[0], int(np.prod(a.shape[1:-1])), int(np.prod(b.shape[1:-1])))
+            for own, other, d in ((a, b, flat), (b, a, flat.swapaxes(1, 2))):
+                columns = other.reshape(len(other), -1, other.shape[-1]).swapaxes(1, 2)
+                found.append(batched_product(np.ascontiguousarray(d), columns, step.num_threads).reshape(own.shape))
+            if self.normalize:
+                found = [_unit_back(d, v) for d, v in zip(found, moved, strict=True)]
+            return [np.moveaxis(d, -1, axis) for d, axis in zip(found, pair, strict=True)]
+
+        return (y.reshape(-1, 1) if y.ndim == 1 else y), None, back
+
+
+def _unit(x: Array) -> Array:
+    """x over its length along the last axis."""
+    square = np.square(x).sum(axis=-1, keepdims=True)
+    return np.asarray(x / np.sqrt(np.maximum(square, np.float32(1e-12))))
+
+
+def _unit_back(dy: Array, x: Array) -> Array:
+    """dx of `_unit`."""
+    square = np.square(x).sum(axis=-1, keepdims=True)
+    length = np.sqrt(np.maximum(square, np.float32(1e-12)))
+    along = (dy * x).sum(axis=-1, keepdims=True) / np.square(length)
+    return np.asarray((dy - np.where(square > 1e-12, x * along, np.float32(0.0))) / length)
 
 
 def batched_product(a: Array, b: Array, num_threads: int | None) -> Array:

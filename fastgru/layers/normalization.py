@@ -7,27 +7,38 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from .base import Array, Layer, Shape, as_float32
+from .training_step import Back, TrainingStep
 
 
 class BatchNormalization(Layer):
-    """(x − moving_mean) / √(moving_variance + ε) · gamma + beta along ``axis``."""
+    """(x − moving_mean) / √(moving_variance + ε) · gamma + beta along ``axis``.
 
-    arguments = ("axis", "epsilon", "center", "scale")
+    In training mean and variance are those of the batch (of its valid steps; Ioffe and Szegedy, 2015), and the moving
+    ones follow: moving = momentum · moving + (1 − momentum) · batch's. A frozen layer is run as in scoring.
+    """
+
+    arguments = ("axis", "momentum", "epsilon", "center", "scale", "renorm")
 
     def __init__(
         self,
         axis: int | Sequence[int] | Mapping[str, Any] = -1,
+        momentum: float = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
         name: str | None = None,
+        *,
+        renorm: bool = False,
     ) -> None:
         super().__init__(name)
         axes = _axes(axis)
         if len(axes) != 1:
             raise ValueError(f"layer {self.name!r} (BatchNormalization): axis: expected one axis, found {axes}")
         self.axis = axes[0]
+        self.momentum = float(momentum)
+        self.renorm = bool(renorm)
         self.epsilon = float(epsilon)
         self.center = bool(center)
         self.scale = bool(scale)
@@ -67,6 +78,69 @@ class BatchNormalization(Layer):
             shape[self.axis] = -1
             factor, shift = factor.reshape(shape), shift.reshape(shape)
         return x * factor + shift, mask
+
+    def trainable_names(self) -> tuple[str, ...]:
+        return self.weight_names()[:-2] if self.trainable else ()
+
+    def untrainable(self) -> str:
+        if not self.renorm or not self.trainable:
+            return ""
+        return f"cannot train through layer {self.name!r} (BatchNormalization): renorm has no backward pass here"
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, mask = self.forward(x, mask, None)  # checks x
+        x, axis, names = as_float32(x), self.axis % y.ndim, self.trainable_names()
+        if not self.trainable:
+            factor = self._factor.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+            return y, mask, lambda dy: dy * factor
+        rows, valid, count = self._rows(x), None, np.float32(x.size // x.shape[axis])
+        if mask is not None:
+            if mask.ndim != x.ndim - 1:
+                raise ValueError(
+                    f"layer {self.name!r} (BatchNormalization): expected a mask of one axis less than x, found "
+                    f"{mask.shape} for {x.shape}"
+                )
+            valid = self._rows(np.broadcast_to(mask[..., None], x.shape))
+            count = valid.sum(axis=0, dtype=np.float32) + np.float32(1e-7)  # as Keras has it
+        mean = ops.column_sums(rows if valid is None else np.where(valid, rows, np.float32(0.0))) / count
+        centred = rows - mean
+        counted = centred if valid is None else np.where(valid, centred, np.float32(0.0))
+        variance = ops.column_sums(np.square(counted)) / count
+        inverse = 1 / np.sqrt(variance + np.float32(self.epsilon))
+        normal = centred * inverse
+        gamma = as_float32(self.weights["gamma"]) if self.scale else np.float32(1.0)
+        scaled = normal * gamma if self.scale else normal
+        self._follow(step, {"moving_mean": mean, "moving_variance": variance})
+
+        def back(dy: Array) -> Array:
+            dy = self._rows(dy)
+            by_gamma, by_beta = ops.column_sums(dy * normal), ops.column_sums(dy)
+            for name, gradient in (("gamma", by_gamma), ("beta", by_beta)):
+                if name in names:
+                    step.add(self, name, gradient)
+            share = (by_beta + normal * by_gamma) / count  # what every counted row has by mean and variance
+            if valid is not None:
+                share = np.where(valid, share, np.float32(0.0))
+            return self._from_rows((dy - share) * (gamma * inverse), x.shape)
+
+        return self._from_rows(scaled + self.weights["beta"] if self.center else scaled, x.shape), mask, back
+
+    def _follow(self, step: TrainingStep, batch: dict[str, Array]) -> None:
+        """Leave the new moving statistics in the step, behind those of an earlier call of this layer."""
+        new = step.updates.setdefault(self, {})
+        for name, value in batch.items():
+            old = as_float32(new.get(name, self.weights[name]))
+            new[name] = np.float32(self.momentum) * old + np.float32(1 - self.momentum) * value
+
+    def _rows(self, x: Array) -> Array:
+        """x (…, C, …) as contiguous rows (R, C)."""
+        moved = np.moveaxis(x, self.axis, -1)
+        return np.ascontiguousarray(moved).reshape(-1, moved.shape[-1])
+
+    def _from_rows(self, rows: Array, shape: Shape) -> Array:
+        axis = self.axis % len(shape)
+        moved = (*shape[:axis], *shape[axis + 1 :], shape[axis])
+        return np.moveaxis(rows.reshape(moved), -1, axis)
 
     def describe(self) -> str:
         return f"{len(self._factor)}" if self.ready else ""
@@ -126,6 +200,39 @@ class LayerNormalization(Layer):
         if self._gamma is not None:
             y = y * self._gamma.reshape(shape)
         return (y if self._beta is None else y + self._beta.reshape(shape)), mask
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, mask = self.forward(x, mask, None)
+        x = as_float32(x)
+        axes = tuple(sorted(axis % x.ndim for axis in self.axis))
+        centred = x if self.rms_scaling else x - x.mean(axis=axes, keepdims=True)
+        variance = np.square(centred).mean(axis=axes, keepdims=True)
+        inverse = 1 / np.sqrt(variance + np.float32(self.epsilon))
+        normal = centred * inverse
+        gamma = (
+            None if self._gamma is None else self._gamma.reshape([n if i in axes else 1 for i, n in enumerate(x.shape)])
+        )
+
+        def back(dy: Array) -> Array:
+            for name, gradient in (("gamma", dy * normal), ("beta", dy)):
+                if name in self.trainable_names():
+                    step.add(self, name, _sum_but(gradient, axes))
+            if gamma is not None:
+                dy = dy * gamma
+            share = normal * (dy * normal).mean(axis=axes, keepdims=True)
+            if not self.rms_scaling:
+                share = share + dy.mean(axis=axes, keepdims=True)
+            dx: Array = (dy - share) * inverse
+            return dx
+
+        return y, mask, back
+
+
+def _sum_but(x: Array, axes: tuple[int, ...]) -> Array:
+    """x summed over all axes but ``axes``."""
+    kept = tuple(x.shape[axis] for axis in axes)
+    moved = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    return ops.column_sums(np.ascontiguousarray(moved).reshape(-1, int(np.prod(kept)))).reshape(kept)
 
 
 def _axes(axis: int | Sequence[int] | Mapping[str, Any]) -> list[int]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Layer, as_float32
+from .base import Array, Layer, as_float32
+from .training_step import Back, TrainingStep
 
 
 class GlobalAveragePooling1D(Layer):
@@ -38,6 +39,25 @@ class GlobalAveragePooling1D(Layer):
         with np.errstate(invalid="ignore"):
             return total / count
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        x = as_float32(x)
+        y, none = self.forward(x, mask, None)
+        time = 2 if self.data_format == "channels_first" else 1
+
+        def back(dy: Array) -> Array:
+            spread = dy if self.keepdims else np.expand_dims(dy, time)
+            return self.unpool(spread, x, y if self.keepdims else np.expand_dims(y, time), mask, time)
+
+        return y, none, back
+
+    def unpool(self, dy: Array, x: Array, y: Array, mask: Any, time: int) -> Array:
+        """The gradient of x from that of y, both with an axis ``time`` of size 1; 0 for a row without valid steps."""
+        if mask is None:
+            return np.broadcast_to(dy / np.float32(x.shape[time]), x.shape)
+        valid = np.expand_dims(mask, 3 - time)
+        count = np.maximum(valid.sum(axis=time, keepdims=True, dtype=np.float32), np.float32(1.0))
+        return np.where(valid, dy / count, np.float32(0.0))
+
 
 class GlobalMaxPooling1D(GlobalAveragePooling1D):
     """Maximum over all time steps. Keras ignores the mask here."""
@@ -45,3 +65,10 @@ class GlobalMaxPooling1D(GlobalAveragePooling1D):
     def pool(self, x: Any, mask: Any, time: int, features: int) -> Any:
         """Reduce the axis ``time``; the mask has no effect."""
         return x.max(axis=time, keepdims=self.keepdims)
+
+    def unpool(self, dy: Array, x: Array, y: Array, mask: Any, time: int) -> Array:
+        """The gradient of x: shared equally by the steps that have the maximum, as in TensorFlow."""
+        largest = x == y
+        count = largest.sum(axis=time, keepdims=True, dtype=np.float32)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a NaN is no maximum of anything
+            return np.where(largest, dy / count, np.float32(0.0))

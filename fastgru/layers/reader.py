@@ -12,6 +12,7 @@ from . import (
     bidirectional,
     cells,
     core,
+    dropout,
     merge,
     normalization,
     operations,
@@ -33,12 +34,12 @@ LAYERS: dict[str, Factory] = {
     "Masking": core.Masking.from_config,
     "Dense": core.Dense.from_config,
     "TimeDistributed": core.TimeDistributed.from_config,
-    "Dropout": core.Dropout.from_config,
-    "SpatialDropout1D": core.Dropout.from_config,
-    "AlphaDropout": core.Dropout.from_config,
-    "GaussianDropout": core.Dropout.from_config,
-    "GaussianNoise": core.Identity.from_config,
-    "ActivityRegularization": core.Identity.from_config,
+    "Dropout": dropout.Dropout.from_config,
+    "SpatialDropout1D": dropout.SpatialDropout1D.from_config,
+    "AlphaDropout": dropout.AlphaDropout.from_config,
+    "GaussianDropout": dropout.GaussianDropout.from_config,
+    "GaussianNoise": dropout.GaussianNoise.from_config,
+    "ActivityRegularization": dropout.ActivityRegularization.from_config,
     "Identity": core.Identity.from_config,
     "GRU": recurrent.GRU.from_config,
     "CuDNNGRU": recurrent.GRU.from_cudnn_config,
@@ -114,9 +115,10 @@ class Reader:
             return tensorflow_operations.from_graph_node(config, name, self)
         self._refuse_foreign(entry, name, class_name, module)
         try:
-            if class_name in MODELS:
-                return self.model(entry, self)
-            return LAYERS[class_name](config, self)
+            layer = self.model(entry, self) if class_name in MODELS else LAYERS[class_name](config, self)
+            if config.get("trainable") is False:
+                layer.trainable = False
+            return layer
         except FormatError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -151,7 +153,9 @@ class Reader:
             raise FormatError(
                 f"{self.path}: cell {name!r} is a {class_name}; RNN here runs {_CELLS[0]} and {_CELLS[1]} of them"
             )
-        return cells.GRUCell.from_config(config, self)
+        cell = cells.GRUCell.from_config(config, self)
+        cell.trainable = config.get("trainable") is not False
+        return cell
 
     def activation(self, value: Any) -> Any:
         """A function's name, or the layer where the activation is one (LeakyReLU() and such)."""

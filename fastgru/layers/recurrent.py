@@ -15,6 +15,8 @@ import numpy as np
 from .. import ops
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32
 from .cells import GRUCell, StackedRNNCells
+from .recurrent_training import scan_and_back
+from .training_step import Back, TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -119,6 +121,26 @@ class RNN(Layer):
             y = y[::-1] if self.time_major else y[:, ::-1]
         return ([y, *states] if self.return_state else y), self.output_mask(mask)
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        several, given = isinstance(x, (list, tuple)), initial_state is not None
+        if several:
+            initial_state = list(x[1:]) or initial_state
+            x = x[0]
+            mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        y, states, scan_back = scan_and_back(self, x, mask, initial_state, step)
+        flips = self.go_backwards and self.return_sequences
+        axis = 0 if self.time_major else 1
+
+        def back(dy: Any) -> Any:
+            dy, *dstates = dy if self.return_state else [dy, *[None] * len(self.cells)]
+            if dy is not None and flips:
+                dy = np.flip(dy, axis)
+            dx, dh0s = scan_back(dy, dstates)
+            return [dx, *dh0s] if several else (dx, dh0s) if given else dx
+
+        y = np.flip(y, axis) if flips else y
+        return ([y, *states] if self.return_state else y), self.output_mask(mask), back
+
     def output_count(self) -> int:
         return 1 + len(self.cells) * self.return_state
 
@@ -174,24 +196,31 @@ class RNN(Layer):
 
     def _last_output(self, h_n: Array, mask: Array, h0: Array | None) -> Array:
         """y of the last *processed* step, which is not h_n where that step gave 0."""
+        keeps = self.keeps_last(mask, h0)
+        return h_n if keeps is None else np.where(keeps, h_n, np.float32(0.0))
+
+    def keeps_last(self, mask: Array, h0: Array | None) -> Array | None:
+        """(N, 1): whose last *processed* step gave h_n, the others' gave 0; None: everybody's."""
         if self.zero_output_for_mask:
             keeps: Array = mask[:, 0 if self.go_backwards else -1]
         elif h0 is None or self._dialect.leading_state:
-            return h_n
+            return None
         else:
             keeps = np.asarray(mask.any(axis=1))  # a row without valid steps outputs 0, its state stays h0
-        return np.where(keeps[:, None], h_n, np.float32(0.0))
+        return keeps[:, None]
 
     def _fill_leading(self, y: Array, mask: Array | None, h0: Array | None) -> None:
         """keras-team ≤ 2.2: masked steps before the first valid one give the initial state."""
         if mask is None or h0 is None:
             return
-        ordered = mask[:, ::-1] if self.go_backwards else mask
-        leading = np.logical_not(np.logical_or.accumulate(ordered, axis=1))
-        if self.go_backwards:
-            leading = leading[:, ::-1]
         by_row = y.transpose(1, 0, 2) if self.time_major else y
-        np.copyto(by_row, h0[:, None, :], where=leading[:, :, None])
+        np.copyto(by_row, h0[:, None, :], where=self.leading(mask)[:, :, None])
+
+    def leading(self, mask: Array) -> Array:
+        """(N, T): masked steps that are processed before the first valid one."""
+        ordered = mask[:, ::-1] if self.go_backwards else mask
+        leading: Array = np.logical_not(np.logical_or.accumulate(ordered, axis=1))
+        return leading[:, ::-1] if self.go_backwards else leading
 
     def _check_input(self, x: Array) -> None:
         width = self.cells[0].width
@@ -255,6 +284,10 @@ class GRU(RNN):
         zero_output_for_mask: bool = False,
         name: str | None = None,
         *,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        implementation: int = 2,
         time_major: bool = False,
         update_gate: str = "old",
         dialect: Dialect = NEWEST,
@@ -267,6 +300,10 @@ class GRU(RNN):
             reset_after,
             name,
             update_gate=update_gate,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            implementation=implementation,
             dialect=dialect,
         )
         super().__init__(
@@ -318,6 +355,9 @@ class GRU(RNN):
 
     def parts(self) -> dict[str, Layer]:
         return {}
+
+    def untrainable(self) -> str:
+        return self.cells[0].untrainable()
 
     def assign(self, weights: Mapping[str, Array]) -> None:
         """Check and keep ``weights``, then pack them for scoring."""

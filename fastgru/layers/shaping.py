@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .base import Layer
+from .training_step import Back, TrainingStep
 
 
 class Flatten(Layer):
@@ -19,6 +20,9 @@ class Flatten(Layer):
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         return x.reshape(x.shape[0], int(np.prod(x.shape[1:]))), None
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        return *self.forward(x, mask, None), lambda dy: dy.reshape(x.shape)
 
 
 class Reshape(Layer):
@@ -44,6 +48,9 @@ class Reshape(Layer):
                 f"layer {self.name!r} (Reshape): expected inputs that fit {self.target_shape}, found {x.shape}"
             ) from None
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        return *self.forward(x, mask, None), lambda dy: dy.reshape(x.shape)
+
     def describe(self) -> str:
         return f"(None, {', '.join(map(str, self.target_shape))})"
 
@@ -68,6 +75,10 @@ class Permute(Layer):
             raise ValueError(f"layer {self.name!r} (Permute): expected {len(self.dims) + 1} axes, found {x.shape}")
         return np.transpose(x, (0, *self.dims)), None
 
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        back = np.argsort((0, *self.dims))
+        return *self.forward(x, mask, None), lambda dy: np.transpose(dy, back)
+
     def describe(self) -> str:
         return str(self.dims)
 
@@ -86,6 +97,9 @@ class RepeatVector(Layer):
         if x.ndim != 2:
             raise ValueError(f"layer {self.name!r} (RepeatVector): expected (N, I), found {x.shape}")
         return np.repeat(x[:, None, :], self.n, axis=1), None
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        return *self.forward(x, mask, None), lambda dy: dy.sum(axis=1)
 
     def describe(self) -> str:
         return f"n {self.n}"

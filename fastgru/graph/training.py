@@ -1,0 +1,177 @@
+"""A graph in training: forward keeping what the way back needs, then back through the calls in reverse order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..layers.base import Array
+from ..layers.bidirectional import Bidirectional
+from ..layers.recurrent import RNN
+from ..layers.training_step import Back, LogitGradient, TrainingStep
+from .plan import Graph, Node, Ref, fill, leaves
+
+
+def untrainable(graph: Graph, input_gradients: bool = False) -> str:
+    """Why a graph cannot be trained, naming the layer; empty where it can."""
+    for node, wanted in zip(graph.nodes, _wanted(graph, input_gradients), strict=True):
+        if wanted and (reason := node.layer.untrainable()):
+            return reason
+    return ""
+
+
+def learns(graph: Graph) -> bool:
+    """Whether any layer of the graph has weights that get gradients."""
+    return any(node.layer.learns() for node in graph.nodes)
+
+
+def train(
+    graph: Graph,
+    inputs: list[Any],
+    masks: list[Any],
+    step: TrainingStep,
+    *,
+    input_gradients: bool = False,
+) -> tuple[list[Any], list[Any], Callable[[list[Any]], list[Any]]]:
+    """`Graph.run` as in training, and the way back.
+
+    Parameters
+    ----------
+    inputs, masks
+        As `Graph.run` takes them.
+    input_gradients
+        Whether the gradients of the inputs are wanted. Without them calls that no weight comes before are not gone back
+        through, and may be of layers that can't be.
+
+    Returns
+    -------
+    outputs, masks
+    back
+        Called at most once with the gradient of each output (an array, a `LogitGradient`, or None). The weights'
+        gradients are in ``step.gradients`` afterwards; it returns those of the inputs, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer that gradients cannot pass, before anything is computed.
+    """
+    wanted = _wanted(graph, input_gradients)
+    if reason := untrainable(graph, input_gradients):
+        raise ValueError(reason)
+    values: list[Any] = [None] * graph.slots
+    shown: list[Any] = [None] * graph.slots
+    for slot, value, mask in zip(graph.inputs, inputs, masks, strict=True):
+        values[slot], shown[slot] = value, mask
+    backs: list[Back | None] = []
+    for node, goes_back in zip(graph.nodes, wanted, strict=True):
+        y, mask, back = _call(node, values, shown, step, goes_back)
+        backs.append(back)
+        several = isinstance(y, list)
+        for index, slot in node.outputs:
+            values[slot] = y[index] if several else y
+            shown[slot] = (mask[index] if isinstance(mask, list) else None) if several else mask
+
+    def go_back(doutputs: list[Any]) -> list[Any]:
+        gradients: list[list[Any]] = [[] for _ in range(graph.slots)]  # every use of a slot leaves one
+        for slot, gradient in zip(graph.outputs, doutputs, strict=True):
+            if gradient is not None:
+                gradients[slot].append(gradient)
+        while backs:
+            back, node = backs.pop(), graph.nodes[len(backs)]
+            found = [(index, gradients[slot]) for index, slot in node.outputs]
+            if back is not None and any(parts for _, parts in found):
+                _go_back(node, back, found, gradients)
+            for _, slot in node.outputs:
+                gradients[slot] = []
+        return [_total(gradients[slot]) for slot in graph.inputs]
+
+    return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs], go_back
+
+
+def _wanted(graph: Graph, input_gradients: bool) -> list[bool]:
+    """Which calls gradients pass: those with weights to train, or with inputs that depend on such."""
+    depends = [False] * graph.slots
+    for slot in graph.inputs:
+        depends[slot] = input_gradients
+    wanted = []
+    for node in graph.nodes:
+        goes_back = node.layer.learns() or any(depends[ref.slot] for ref in leaves((node.x, node.state), Ref))
+        wanted.append(goes_back)
+        for _, slot in node.outputs:
+            depends[slot] = goes_back
+    return wanted
+
+
+def _call(
+    node: Node, values: list[Any], shown: list[Any], step: TrainingStep, goes_back: bool
+) -> tuple[Any, Any, Back | None]:
+    """One call, with the inputs and masks that `Graph.run` would give it."""
+    layer = node.layer
+    x = fill(node.x, values)
+    mask = None if isinstance(node.x, tuple) else fill(node.x, shown)
+    if node.mask is not None:
+        given = fill(node.mask, values)
+        mask = given if isinstance(given, list) else np.asarray(given).astype(bool)
+    layer.ensure_ready(x)
+    state = None if node.state is None else fill(node.state, values)
+    hides = node.hides and isinstance(layer, (RNN, Bidirectional))
+    fed = None if hides else mask
+    if not goes_back and layer.untrainable():
+        y, out = layer.forward(x, fed, step.num_threads, state)
+        back: Back | None = None
+    else:
+        y, out, back = layer.train(x, fed, step, state)
+    if hides:
+        assert isinstance(layer, (RNN, Bidirectional))
+        out = layer.output_mask(mask)
+    return y, out, back if goes_back else None
+
+
+def _go_back(node: Node, back: Back, found: list[tuple[int, list[Any]]], gradients: list[list[Any]]) -> None:
+    """Back through one call: from the gradients of its outputs to those of its inputs and states."""
+    if node.layer.output_count() > 1:
+        dy: list[Any] = [None] * node.layer.output_count()
+        for index, parts in found:
+            dy[index] = _total(parts)
+        passes: list[Any] = [dy]
+    else:  # a gradient of logits goes back by itself: the two are of different arrays
+        parts = [part for _, some in found for part in some]
+        arrays = [part for part in parts if not isinstance(part, LogitGradient)]
+        passes = [*([_total(arrays)] if arrays else []), *(p for p in parts if isinstance(p, LogitGradient))]
+    for dy in passes:
+        dx = back(dy)
+        if node.state is not None:
+            dx, dstate = dx
+            _scatter(_flat(node.state), dstate, gradients)
+        _scatter(node.x, dx, gradients)
+
+
+def _total(parts: list[Any]) -> Any:
+    """The sum in the order given; None for nothing."""
+    total: Array | None = None
+    for part in parts:
+        total = part if total is None else total + part
+    return total
+
+
+def _flat(template: Any) -> list[Any]:
+    """The leaves of nested lists, as an RNN flattens its initial states."""
+    if isinstance(template, (list, tuple)):
+        return [leaf for t in template for leaf in _flat(t)]
+    return [template]
+
+
+def _scatter(template: Any, gradient: Any, gradients: list[list[Any]]) -> None:
+    """Leave gradients at the slots to which a template refers, which has their structure."""
+    if gradient is None:
+        return
+    if isinstance(template, Ref):
+        gradients[template.slot].append(gradient)
+    elif isinstance(template, dict):
+        for key, t in template.items():
+            _scatter(t, gradient[key], gradients)
+    elif isinstance(template, (list, tuple)):
+        for t, g in zip(template, gradient, strict=True):
+            _scatter(t, g, gradients)

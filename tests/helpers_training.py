@@ -1,0 +1,57 @@
+"""What the tests of training share: one pass through a layer, gradients in Keras' order, central differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastgru.layers import Layer, SparseRows, TrainingStep
+
+Array = np.ndarray
+STEP = 1e-5  # of central differences in float64
+
+
+def weight_gradients(layer: Layer, step: TrainingStep) -> list[Array | None]:
+    """One gradient, or None, for each of ``layer.get_weights()``."""
+    own = step.gradients.get(layer, {})
+    assert set(own) <= set(layer.weight_names()), f"{layer.name}: unknown names in {sorted(own)}"
+    found = [whole(own[name]) if name in own else None for name in layer.weight_names()]
+    for part in layer.parts().values():
+        found += weight_gradients(part, step)
+    return found
+
+
+def whole(gradient: Any) -> Array:
+    return gradient.dense() if isinstance(gradient, SparseRows) else gradient
+
+
+def upstream(y: Any, seed: int = 7) -> Any:
+    """A gradient for every output."""
+    rng = np.random.default_rng(seed)
+    if isinstance(y, list):
+        return [rng.standard_normal(v.shape).astype(np.float32) for v in y]
+    return rng.standard_normal(y.shape).astype(np.float32)
+
+
+def differences(loss: Callable[[], float], a: Array) -> Array:
+    """The gradient of a loss by every element of ``a``, which the loss reads."""
+    gradient = np.zeros_like(a)
+    for i in np.ndindex(a.shape):
+        kept = a[i]
+        a[i] = kept + STEP
+        up = loss()
+        a[i] = kept - STEP
+        gradient[i] = (up - loss()) / (2 * STEP)
+        a[i] = kept
+    return gradient
+
+
+def assert_gradient(found: Any, right: Any, what: str = "", atol: float = 3e-6, rtol: float = 1e-5) -> None:
+    """|found - right| <= atol max(1, largest) + rtol |right|: an element is a sum whose terms may cancel."""
+    found, right = np.asarray(found), np.asarray(right)
+    assert found.dtype == np.float32, f"{what}: {found.dtype}"
+    assert found.shape == right.shape, f"{what}: expected {right.shape}, found {found.shape}"
+    largest = float(np.abs(right).max(initial=1.0))
+    np.testing.assert_allclose(found, right, rtol=rtol, atol=atol * largest, err_msg=what)
