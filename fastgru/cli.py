@@ -14,8 +14,8 @@ import numpy as np
 import fastgru
 
 from . import demo, formats, loading, nn, tables
+from .convert import command as convert_command
 from .formats import FormatError, ModelFile
-from .graph import sample_inputs
 from .layers.base import Array, Shape
 from .models import Model
 
@@ -64,11 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("file", metavar="FILE")
     info.set_defaults(run=_info)
 
-    convert = commands.add_parser("convert", help="write a model as one safetensors file")
-    convert.add_argument("source", metavar="SRC")
-    convert.add_argument("target", metavar="DST.safetensors")
-    convert.add_argument("--verify", action="store_true", help="read it back and compare weights and scores")
-    convert.set_defaults(run=_convert)
+    convert_command.add_parser(commands)
 
     score = commands.add_parser(
         "score",
@@ -137,68 +133,6 @@ def _print_state_dict(file: ModelFile) -> None:
     print(f"Parameters: {sum(t.size for t in file.tensors.values()):,}")
 
 
-# -- convert -------------------------------------------------------------------------------
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    if not arguments.target.endswith(".safetensors"):
-        raise FormatError(f"{arguments.target}: expected a name that ends in .safetensors")
-    tables.check_target(arguments.target)
-    _expect_another(arguments.target, arguments.source)
-    file = formats.read(arguments.source)
-    model = None if file.config is None else Model.from_model_file(file)
-    with tables.told_of(arguments.target):
-        if model is None:
-            formats.write_safetensors(arguments.target, file.tensors, {"source_version": file.version})
-        else:
-            model.save(arguments.target)
-    checked = _verify(file, arguments.target) if arguments.verify else ""
-    print(f"{arguments.target}: {len(file.tensors)} tensors from {file.format}{checked}")
-    for note in file.notes:
-        print(f"note: {note}")
-    return 0
-
-
-def _expect_another(target: str, *sources: str) -> None:
-    """The target replaces a file when it is complete: that must not be one that is read."""
-    for source in sources:
-        if os.path.exists(target) and os.path.samefile(source, target):
-            raise FormatError(f"{target}: expected another file than {source}, which is read")
-
-
-def _verify(source: ModelFile, target: str) -> str:
-    """Read the copy back: equal weights, equal scores; a copy that differs is removed."""
-    copy = formats.read(target)
-    names = set(copy.tensors) if source.config is not None else set(source.tensors)
-    try:
-        for name in names:
-            if name not in copy.tensors or not _same(source.tensors[name], copy.tensors[name]):
-                raise FormatError(f"{target}: tensor {name!r} differs from {source.path}")
-        if source.config is None:
-            return "; weights equal"
-        first, second = Model.from_model_file(source), Model.from_model_file(copy)
-        x = sample_inputs(first.graph, first.inputs)
-        if x is None:
-            return "; weights equal (the input's shape is not in the file: no scores compared)"
-        for a, b in zip(_listed(first.predict(x)), _listed(second.predict(x)), strict=True):
-            if not _same(a, b):
-                raise FormatError(f"{target}: scores differ from {source.path}")
-    except FormatError:
-        os.unlink(target)
-        raise
-    return "; weights and scores equal"
-
-
-def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
-
-
-def _listed(outputs: Any) -> list[Array]:
-    if isinstance(outputs, dict):
-        return list(outputs.values())
-    return outputs if isinstance(outputs, list) else [outputs]
-
-
 # -- score ---------------------------------------------------------------------------------
 
 
@@ -209,6 +143,19 @@ def _score(arguments: argparse.Namespace) -> int:
     if isinstance(model, Model):
         return _score_model(model, arguments)
     return _score_gru(model, arguments)
+
+
+def _expect_another(target: str, *sources: str) -> None:
+    """The target replaces a file when it is complete: that must not be one that is read."""
+    for source in sources:
+        if os.path.exists(target) and os.path.samefile(source, target):
+            raise FormatError(f"{target}: expected another file than {source}, which is read")
+
+
+def _listed(outputs: Any) -> list[Array]:
+    if isinstance(outputs, dict):
+        return list(outputs.values())
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def _load(path: str, prefix: str | None) -> Model | nn.GRU | nn.GRUCell:

@@ -65,7 +65,8 @@ class TestConvert:
 
     def test_target_name(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert command("convert", TEXT, tmp_path / "m.h5") == 1
-        assert "expected a name that ends in .safetensors" in capsys.readouterr().err
+        suffixes = ".safetensors, .pt, .pth, .weights.h5, .keras, .onnx"
+        assert f"expected a name that ends in one of {suffixes}" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
     def test_errors_name_the_target(
@@ -84,7 +85,7 @@ class TestConvert:
             return open(path, mode, **options)
 
         monkeypatch.setattr("fastgru.tables.open", denied, raising=False)
-        monkeypatch.setattr("fastgru.formats.safetensors.open", denied, raising=False)
+        monkeypatch.setattr("fastgru.formats.replacing.open", denied, raising=False)
         for arguments, name in ((score, "y.npy"), (score, "y.csv"), (convert, "m.safetensors")):
             assert command(*arguments, tmp_path / name) == 1
             assert capsys.readouterr().err == f"fastgru: {tmp_path / name}: Permission denied\n"

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from .float_formats import NARROW_FLOATS, widen
 from .model_file import ModelFile, Tensor
+from .replacing import replacing
 from .untrusted import LIMITS, REMEDIES, FormatError, Source
 
 __all__ = ["looks_like_safetensors", "read_safetensors", "write_safetensors"]
@@ -103,7 +103,7 @@ def read_safetensors(source: Source) -> ModelFile:
         if not isinstance(config, dict):
             raise source.refuse("__metadata__.config", expected="a JSON object", found=type(config).__name__)
     return ModelFile(
-        "fastgru-safetensors",
+        "pytorch-safetensors" if metadata.get(_MARK[0]) == "pt" else "fastgru-safetensors",
         metadata.get("source_version", ""),
         config,
         tensors,
@@ -205,10 +205,7 @@ def write_safetensors(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write our own format: safetensors with an architecture and a checksum. Either the whole file, or nothing.
-
-    The bytes go to a temporary file beside the target, are synced, and take the target's name in one step: a crash
-    leaves the old file whole.
+    """Write a model of our own, or tensors by PyTorch's names, with a checksum. Either the whole file, or nothing.
 
     Parameters
     ----------
@@ -218,16 +215,15 @@ def write_safetensors(
         Any dtype that safetensors has (bool, integers, float16/32/64, complex64).
     metadata : mapping of str to str
         "config": the architecture as JSON; "source_version": the version of the framework it came from, which
-        decides what the config means. "format" and "fastgru.sha256" are set here.
+        decides what the config means. "format" is "fastgru" unless it says "pt", which is what tools for PyTorch
+        look for; "fastgru.sha256" is set here.
 
     Raises
     ------
     FormatError
         If a dtype cannot be written, or `path` is a folder.
     """
-    target = os.path.realpath(os.fspath(path))
-    if os.path.isdir(target):
-        raise FormatError(f"{target}: expected a file to write, found a folder; add a file name")
+    target = os.fspath(path)
     header: dict[str, Any] = {}
     arrays: list[Tensor] = []
     at = 0
@@ -249,31 +245,10 @@ def write_safetensors(
         at += array.nbytes
         arrays.append(array)
     chunks = [array.reshape(-1).view(np.uint8).data for array in arrays]
-    about = {**(metadata or {}), _MARK[0]: _MARK[1]}
+    about = {_MARK[0]: _MARK[1], **(metadata or {})}
     about[_CHECKSUM] = _digest(header, about, chunks)
     text = json.dumps({"__metadata__": about, **header}, separators=(",", ":")).encode("ascii")
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    _replace(target, [struct.pack("<Q", len(text)), text, *chunks])
-
-
-def _replace(target: str, chunks: list[Any]) -> None:
-    """Write `chunks` as the file `target`, atomically."""
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk
-        descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with replacing(target) as file:
+        for chunk in (struct.pack("<Q", len(text)), text, *chunks):
+            file.write(chunk)

@@ -1,0 +1,106 @@
+"""Models from one framework's files into another's, and the proof that they are the same.
+
+What a target can't express is refused with the layer and the reason, never approximated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from .. import formats, loading, nn
+from ..formats import FormatError, ModelFile
+from ..formats.replacing import take_place
+from ..models import Model
+from .report import Mismatch, Report
+from .targets import TARGETS, target_format, write
+from .verify import verify as verify_target
+
+__all__ = ["TARGETS", "Mismatch", "Report", "convert"]
+
+Path = str | os.PathLike[str]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    to: str | None = None,
+    prefix: str | None = None,
+    config: Path | Mapping[str, Any] | None = None,
+    verify: bool = False,
+    opset: int = 17,
+) -> Report:
+    """Convert a model file.
+
+    Parameters
+    ----------
+    source
+        Any file that `fastgru.load` or `fastgru.load_state_dict` reads.
+    target
+        The file to write; its suffix says the format: .safetensors (our own for models, PyTorch's names for
+        state_dicts), .pt or .pth, .keras, .weights.h5, .onnx.
+    to
+        The format, if not the suffix decides: one of `TARGETS`.
+    prefix
+        For state_dicts: which GRU. Without it, a state_dict that stays one keeps all its tensors.
+    config
+        For Keras weights alone: their architecture, as in `fastgru.load`.
+    verify
+        Read the target back and compare it with the source, layer by layer, on random and edge inputs; then run the
+        frameworks of both sides, where they are installed. The target takes its name only if all agree.
+    opset
+        Of an ONNX target.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    FormatError
+        If the source can't be read, or the target can't express it; no file is left then.
+    Mismatch
+        A FormatError: the target was written and computes something else. It is removed.
+    OSError
+        If a file can't be read or written.
+    ImportError
+        If a target needs a package that is not installed (.keras and .weights.h5: h5py; .onnx: onnx).
+    """
+    path = os.fspath(target)
+    kind = target_format(path, to)
+    if os.path.exists(path) and os.path.samefile(os.fspath(source), path):
+        raise FormatError(f"{path}: expected another file than {os.fspath(source)}, which is read")
+    file = formats.read(source) if config is None else formats.read(source, config)
+    model = _model(file, kind, prefix)
+    if kind == "fastgru" and not isinstance(model, Model):
+        kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
+    report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
+    if not verify:
+        write(kind, path, model, report, opset)
+        return report
+    real = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(real), f".{secrets.token_hex(6)}.{os.path.basename(path)}")
+    try:
+        write(kind, temporary, model, report, opset)
+        verify_target(kind, temporary, file, model, report)
+        take_place(temporary, real)
+    except FormatError as error:
+        text = str(error).replace(temporary, path)
+        raise (Mismatch(text, report) if isinstance(error, Mismatch) else FormatError(text)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return report
+
+
+def _model(file: ModelFile, kind: str, prefix: str | None) -> Model | nn.GRU | nn.GRUCell | ModelFile:
+    """What is to be written: a model, or a whole state_dict as the file that it is."""
+    if file.config is not None and prefix is not None:
+        raise FormatError(f"{file.path}: prefix: expected none for a file with a whole model, found {prefix!r}")
+    if file.config is None and prefix is None and kind in ("fastgru", "pytorch"):
+        return file
+    return loading.from_file(file, prefix)

@@ -1,0 +1,88 @@
+"""Inputs on which two copies of a model must agree: random ones, and the edges where wrong copies part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..graph import sample_inputs
+from ..layers.base import Array
+from ..layers.core import Embedding, Masking
+from ..models import Model, walk
+
+__all__ = ["Case", "cases"]
+
+#: Far out on every activation: gates that are 0 or 1, n that is -1 or 1.
+_SATURATING = np.float32(50.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs by a name; ``lengths`` as `Model.predict` takes them, for the inputs that have a time axis."""
+
+    name: str
+    inputs: list[Array]
+    lengths: list[Any] | None = None
+
+
+def cases(model: Model, rows: int | None = None) -> list[Case]:
+    """Random inputs, zeros, saturation, one step, the model's own masks, lengths; empty where shapes are not known.
+
+    ``rows``, for models of a fixed batch size, is how many.
+    """
+    samples = sample_inputs(model.graph, model.inputs)
+    if samples is None:
+        return []
+    if rows is not None:
+        samples = [np.concatenate([x] * -(-rows // len(x)))[:rows] for x in samples]
+    return list(_cases(model, samples))
+
+
+def _cases(model: Model, samples: list[Array]) -> Iterator[Case]:
+    yield Case("random", samples)
+    yield Case("zeros", [np.zeros_like(x) for x in samples])
+    if any(x.dtype.kind == "f" for x in samples):
+        yield Case("saturating", [x * _SATURATING if x.dtype.kind == "f" else x for x in samples])
+    # an axis after the batch whose size is free is time
+    free = [end.shape is None or (len(end.shape) > 0 and end.shape[0] is None) for end in model.inputs]
+    if any(free) and not model.one_batch:
+        yield Case("one step", [x[:, :1] if f and x.ndim > 1 else x for x, f in zip(samples, free, strict=True)])
+    padding = _padding(model)
+    if padding:
+        yield Case("masked", [_masked(x, padding) for x in samples])
+    timed = [x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu") for x in samples]
+    if any(timed) and not model.one_batch:
+        yield Case("lengths", samples, [_lengths(x) if t else None for x, t in zip(samples, timed, strict=True)])
+
+
+def _padding(model: Model) -> dict[str, float]:
+    """What marks a step as padding: of features ("f"), of ids ("i")."""
+    found: dict[str, float] = {}
+    for layer in walk(model):
+        if isinstance(layer, Masking):
+            found["f"] = layer.mask_value
+        elif isinstance(layer, Embedding) and layer.mask_zero:
+            found["i"] = 0
+    return found
+
+
+def _masked(x: Array, padding: dict[str, float]) -> Array:
+    """Padding on the right, on the left, in the middle, and everywhere, a row each."""
+    value = padding.get("i" if x.dtype.kind in "iu" else "f")
+    if value is None or x.ndim < 2 or x.shape[1] < 2:
+        return x
+    marked = x.copy()
+    steps = x.shape[1]
+    spans = [slice(steps // 2, None), slice(0, 1), slice(1, -1), slice(None)]
+    for row, span in zip(marked, spans, strict=False):
+        row[span] = value
+    return marked
+
+
+def _lengths(x: Array) -> Array:
+    """All steps, some, one and none."""
+    steps = x.shape[1]
+    return np.resize(np.array([steps, max(1, steps - 2), min(1, steps), 0]), len(x))

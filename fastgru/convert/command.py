@@ -1,0 +1,67 @@
+"""``fastgru convert``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import tables
+from . import TARGETS, Mismatch, Report, convert
+
+__all__ = ["add_parser"]
+
+_DESCRIPTION = """\
+Write a model in another format. The suffix of DST says which, or --to:
+
+{formats}
+
+What a format can't express is refused, with the layer and the reason. A Keras model becomes weights by PyTorch's
+names with --to pytorch, and the notes say which torch.nn modules take them. A state_dict that stays one keeps all its
+tensors; --prefix takes one GRU out of it.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of ``fastgru``."""
+    formats = "\n".join(f"  {name:14} {', '.join(t.suffixes):15} {t.title}" for name, t in TARGETS.items())
+    parser = commands.add_parser(
+        "convert",
+        help="write a model in another format, and prove it",
+        description=_DESCRIPTION.format(formats=formats),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC")
+    parser.add_argument("target", metavar="DST")
+    parser.add_argument("--to", choices=TARGETS, help="the format, if the suffix does not say it")
+    parser.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
+    parser.add_argument("--verify", action="store_true", help="read it back and compare, in the frameworks too")
+    parser.add_argument("--report", metavar="OUT.json", help="write what was done and found as JSON")
+    parser.add_argument("--opset", type=int, default=17, help="of an ONNX target (default 17)")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    tables.check_target(arguments.target)
+    if arguments.report:
+        tables.check_target(arguments.report)
+    try:
+        with tables.told_of(arguments.target):
+            report = convert(
+                arguments.source,
+                arguments.target,
+                to=arguments.to,
+                prefix=arguments.prefix,
+                verify=arguments.verify,
+                opset=arguments.opset,
+            )
+    except Mismatch as error:
+        _save(error.report, arguments.report)
+        raise
+    _save(report, arguments.report)
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _save(report: Report, path: str | None) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(report.to_json() + "\n")

@@ -1,0 +1,140 @@
+"""The proof of a conversion: the target read back and compared, by weights, layer by layer, and in the frameworks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import formats, loading, nn
+from ..formats import ModelFile
+from ..layers.base import Array
+from ..models import Model
+from . import frameworks
+from .cases import Case, cases
+from .cells import as_model
+from .report import Comparison, Mismatch, Report
+from .trace import Call, trace
+from .verify_pytorch import compare_modules, compare_state_dict
+
+__all__ = ["verify"]
+
+Source = Model | nn.GRU | nn.GRUCell | ModelFile
+
+
+def verify(kind: str, path: str, file: ModelFile, model: Source, report: Report) -> None:
+    """Read ``path`` back and compare it with the source; what was found goes into the report.
+
+    Raises
+    ------
+    Mismatch
+        Where they differ by more than float32 rounding, or, in our own format and in weights, at all.
+    FormatError
+        Where the target can't be read.
+    """
+    report.verified = True
+    if kind == "pytorch":
+        copy = formats.read(path)
+        same_tensors(copy.tensors, _expected(model), report)
+        report.weights = "weights equal"
+        if isinstance(model, ModelFile):
+            for prefix in sorted(loading.find_grus(model.tensors)):
+                compare_state_dict(loading.from_file(model, prefix), copy.tensors, prefix, report)
+        elif isinstance(model, Model):
+            compare_modules(model, copy, cases(model, frameworks.rows_of(model)), report)
+        else:
+            compare_state_dict(model, copy.tensors, "", report)
+    else:
+        assert not isinstance(model, ModelFile)
+        _verify_model(kind, path, file, model, report)
+    frameworks.check_source(file, model, report)
+
+
+def _expected(model: Source) -> Mapping[str, Array]:
+    from .to_pytorch import state_dict
+
+    return model.tensors if isinstance(model, ModelFile) else state_dict(model)
+
+
+def same_tensors(found: Mapping[str, Array], expected: Mapping[str, Array], report: Report) -> None:
+    """Bit for bit: a file of weights has nothing to round."""
+    for name in expected:
+        a, b = expected[name], found.get(name)
+        if b is None or a.shape != b.shape or not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            raise Mismatch(f"{report.target}: tensor {name!r} differs from {report.source}", report)
+
+
+def _verify_model(kind: str, path: str, file: ModelFile, model: Model | nn.GRU | nn.GRUCell, report: Report) -> None:
+    layered = model if isinstance(model, Model) else as_model(model)
+    config = None
+    if kind == "keras-weights":
+        from .to_keras import keras_config
+
+        config = keras_config(model)[0]
+    copy = Model.from_model_file(formats.read(path) if config is None else formats.read(path, config))
+    exact = kind == "fastgru"
+    if exact:
+        same_tensors(copy.all_tensors(), layered.all_tensors(), report)
+        report.weights = "weights and scores equal"
+    made = cases(layered, frameworks.rows_of(layered))
+    if not made:
+        report.weights = "weights equal" if exact else ""
+        report.notes.append("the shape of the input is not in the file: no scores compared")
+        return
+    layers: dict[tuple[str, int], Comparison] = {}
+    for case in made:
+        if case.lengths is not None and kind == "onnx":
+            continue  # ONNX graphs take no lengths beside their inputs
+        outputs = Comparison(case.name)
+        try:
+            expected = score(layered, case)
+        except ValueError:
+            if case.lengths is None:
+                raise
+            continue  # a model that takes no padding
+        for a, b in zip(score(copy, case), expected, strict=True):
+            outputs.add(a, b)
+        report.inputs.append(outputs)
+        if case.lengths is None and kind != "onnx":
+            _compare_layers(trace(copy, case.inputs), trace(layered, case.inputs), layers)
+    report.layers = list(layers.values())
+    report.expect(report.layers + report.inputs, exact)
+    frameworks.check_target(kind, path, config, layered, [c for c in made if c.lengths is None], report)
+
+
+def score(model: Model, case: Case) -> list[Array]:
+    """The outputs of a model, from fresh states."""
+    model.reset_states()
+    x: Any = case.inputs if len(case.inputs) > 1 else case.inputs[0]
+    lengths: Any = case.lengths if case.lengths is None or len(case.inputs) > 1 else case.lengths[0]
+    y = model.predict(x, lengths=lengths)
+    model.reset_states()
+    if isinstance(y, dict):
+        return list(y.values())
+    return y if isinstance(y, list) else [y]
+
+
+def _compare_layers(found: list[Call], expected: list[Call], comparisons: dict[tuple[str, int], Comparison]) -> None:
+    """Add each call of ``expected`` that ``found`` has too to the comparison of its layer and call."""
+    theirs = dict(_numbered(found))
+    for key, call in _numbered(expected):
+        if key not in theirs:
+            continue
+        path, number = key
+        name = path if number == 0 else f"{path} (call {number + 1})"
+        comparison = comparisons.setdefault(key, Comparison(name, call.layer.class_name()))
+        for a, b in zip(_arrays(theirs[key].y), _arrays(call.y), strict=True):
+            comparison.add(a, b)
+
+
+def _numbered(calls: list[Call]) -> Iterator[tuple[tuple[str, int], Call]]:
+    seen: Counter[str] = Counter()
+    for call in calls:
+        yield (call.path, seen[call.path]), call
+        seen[call.path] += 1
+
+
+def _arrays(y: Any) -> list[Array]:
+    return [np.asarray(v) for v in (y if isinstance(y, list) else [y])]
