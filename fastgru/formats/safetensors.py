@@ -82,7 +82,7 @@ def read_safetensors(source: Source) -> ModelFile:
             remedy=REMEDIES["damaged"],
         )
     with source.parsing("header", "JSON with each key once"):
-        header = json.loads(source.data[8:start].tobytes(), object_pairs_hook=_once)
+        header = json.loads(str(source.data[8:start], "utf-8"), object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("not an object")
     metadata = header.pop("__metadata__", {})

@@ -146,7 +146,8 @@ class Source:
                 remedy=REMEDIES["bomb"],
             )
         with self.parsing(member, "JSON"):
-            return json.loads(text)
+            # decoded here: json would guess the encoding of bytes, and import the codec that the file asks for
+            return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
 
 
 class ByteFile:
