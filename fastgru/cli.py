@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="what a model file holds")
     info.add_argument("file", metavar="FILE")
+    info.add_argument("--config", metavar="JSON", help=convert_command.CONFIG_HELP)
+    info.add_argument("--draft", metavar="JSON", help="write what Keras weights alone tell of their layers")
     info.set_defaults(run=_info)
 
     convert_command.add_parser(commands)
@@ -76,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("input", metavar="IN", help="a .npy, .npz or .csv file")
     score.add_argument("output", metavar="OUT", help="the file to write: .npy, .npz or .csv")
     score.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
+    score.add_argument("--config", metavar="JSON", help=convert_command.CONFIG_HELP)
     score.add_argument("--num-threads", type=_positive, help="threads to use")
     score.add_argument("--batch-size", type=_positive, default=_ROWS, help="rows at a time")
     score.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
@@ -101,7 +105,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    file = formats.read(arguments.file)
+    if arguments.draft:
+        return _draft(arguments)
+    file = formats.read(arguments.file, arguments.config)
     version = f", written by version {file.version}" if file.version else ", version not recorded"
     print(f"{file.path}: {file.format}{version}")
     notes = file.notes
@@ -113,6 +119,16 @@ def _info(arguments: argparse.Namespace) -> int:
         notes = model.notes
     for note in notes:
         print(f"note: {note}")
+    return 0
+
+
+def _draft(arguments: argparse.Namespace) -> int:
+    """Write a config with "?" in it; a file that is there already may hold answers, and stays."""
+    text = json.dumps(loading.draft_config(arguments.file), indent=2)
+    with open(arguments.draft, "x", encoding="utf-8") as file:
+        file.write(text + "\n")
+    print(f'{arguments.draft}: fill in {text.count(chr(34) + "?" + chr(34))} "?", add the layers without weights, ')
+    print(f"and give it with --config {arguments.draft}")
     return 0
 
 
@@ -139,7 +155,7 @@ def _print_state_dict(file: ModelFile) -> None:
 def _score(arguments: argparse.Namespace) -> int:
     tables.check_target(arguments.output)
     _expect_another(arguments.output, arguments.model, arguments.input)
-    model = _load(arguments.model, arguments.prefix)
+    model = _load(arguments.model, arguments.prefix, arguments.config)
     if isinstance(model, Model):
         return _score_model(model, arguments)
     return _score_gru(model, arguments)
@@ -158,9 +174,9 @@ def _listed(outputs: Any) -> list[Array]:
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-def _load(path: str, prefix: str | None) -> Model | nn.GRU | nn.GRUCell:
+def _load(path: str, prefix: str | None, config: str | None) -> Model | nn.GRU | nn.GRUCell:
     """As `fastgru.load`, whose errors speak of its argument; these speak of the option."""
-    file = formats.read(path)
+    file = formats.read(path, config)
     if file.config is not None and prefix is not None:
         raise FormatError(f"{path}: a Keras model takes no --prefix, found {prefix!r}")
     grus = loading.find_grus(file.tensors) if file.config is None and prefix is None else {}

@@ -11,13 +11,19 @@ import numpy as np
 
 from . import formats, nn
 from .formats import FormatError, ModelFile
+from .formats.keras_draft import CannotTell, draft, questions
 from .layers.base import Array
 from .models import Model
 
 _WEIGHT = re.compile(r"^(?P<prefix>(?:.*\.)?)weight_(?P<part>ih|hh)(?P<layer>_l\d+(?:_reverse)?)?$")
 
 
-def load(path: str | os.PathLike[str], prefix: str | None = None) -> Model | nn.GRU | nn.GRUCell:
+Config = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def load(
+    path: str | os.PathLike[str], prefix: str | None = None, config: Config | None = None
+) -> Model | nn.GRU | nn.GRUCell:
     """Load a trained model.
 
     Parameters
@@ -28,6 +34,9 @@ def load(path: str | os.PathLike[str], prefix: str | None = None) -> Model | nn.
     prefix
         For state_dicts: where the GRU is, e.g. ``"encoder.rnn"``, with or without its last dot.
         Not needed when the file holds one GRU.
+    config
+        For Keras weights without their architecture (save_weights): the JSON of ``model.to_json()``, as a file or
+        itself, or a .keras file of the same architecture. See `draft_config`.
 
     Returns
     -------
@@ -39,12 +48,13 @@ def load(path: str | os.PathLike[str], prefix: str | None = None) -> Model | nn.
     FormatError
         Naming the file, what was expected, what was found and what to do.
     """
-    file = formats.read(path)
-    return from_file(file, prefix)
+    return from_file(formats.read(path, config), prefix)
 
 
 def from_file(file: ModelFile, prefix: str | None = None) -> Model | nn.GRU | nn.GRUCell:
     """As `load`, for a file that was read already."""
+    if file.config is None and file.format == "keras-weights":
+        raise _without_architecture(file)
     if file.config is None:
         return _recurrent(file, prefix)
     if prefix is not None:
@@ -52,12 +62,64 @@ def from_file(file: ModelFile, prefix: str | None = None) -> Model | nn.GRU | nn
     return Model.from_model_file(file)
 
 
-def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Array]:
+def load_state_dict(path: str | os.PathLike[str], config: Config | None = None) -> dict[str, Array]:
     """The tensors of a PyTorch (or any) file by their dotted names, as stored.
 
-    bfloat16 and float8 become float32; all other dtypes are kept.
+    bfloat16 and float8 become float32; all other dtypes are kept. Keras weights without their architecture are named
+    by their place in the file, and with ``config`` by their layers, as other Keras files are.
     """
-    return dict(formats.read(path).tensors)
+    return dict(formats.read(path, config).tensors)
+
+
+def draft_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What Keras weights tell of their architecture: a config with "?" where they are silent.
+
+    Sizes, biases and the reset placement of a plain chain of Embedding, GRU, Bidirectional and Dense layers stand in
+    the weights. Activations, masks, directions, which outputs are whole sequences, and layers without weights do not:
+    fill them in from the training code, and give the result to `load` as ``config``.
+
+    Raises
+    ------
+    FormatError
+        If the file is not one of Keras weights alone, or these are no plain chain.
+    """
+    file = formats.read(path)
+    if file.config is not None or file.format != "keras-weights":
+        raise FormatError(f"{file.path}: expected Keras weights alone, found {file.format}; load it as it is")
+    try:
+        return draft({name: tensor.shape for name, tensor in file.tensors.items()}, file.version)
+    except CannotTell as error:
+        raise FormatError(
+            f"{file.path}: expected a chain of Embedding, GRU, Bidirectional and Dense layers, found that {error}; "
+            "write the architecture with model.to_json() where the model was trained"
+        ) from error
+
+
+def _without_architecture(file: ModelFile) -> FormatError:
+    """Weights alone are no model: say what is there, what is missing, and how that can be told."""
+    try:
+        asked = questions(draft({name: tensor.shape for name, tensor in file.tensors.items()}, file.version))
+        told = (
+            f"The weights tell a chain but not {', '.join(asked)}, nor layers without weights: "
+            '`fastgru info FILE --draft model.json` writes what they tell, with a "?" at each of these to fill in. '
+        )
+    except CannotTell:
+        told = ""
+    return FormatError(
+        f"{file.path}: expected a model with its layers, found weights alone (save_weights): "
+        f"{_by_layer(file.tensors)}; give config=, the JSON of model.to_json() or a .keras file of the same "
+        f"architecture (on the command line --config). {told}Or in Keras, call model.save('model.keras') and load "
+        "that file; load_state_dict gives the tensors as they are"
+    )
+
+
+def _by_layer(tensors: Mapping[str, Array]) -> str:
+    """The shapes of each group of weights, in a line."""
+    groups: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(name.rpartition("/")[0].removesuffix("/vars"), []).append(str(tensor.shape))
+    shown = ", ".join(f"{name} {' '.join(shapes)}" for name, shapes in list(groups.items())[:40])
+    return shown + (f" and {len(groups) - 40} more" if len(groups) > 40 else "")
 
 
 def find_grus(tensors: Mapping[str, Array]) -> dict[str, str]:

@@ -310,7 +310,6 @@ REFUSED = {
     "lstm.keras": ("'memory'", "LSTM", "GRU"),
     "shared_across.keras": ("'both'", "shared between an outer and a nested model"),
     "subclassed.keras": ("subclassed", "model.save"),
-    "only.weights.h5": ("save_weights", "model.save"),
 }
 
 

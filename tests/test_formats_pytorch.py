@@ -217,8 +217,7 @@ def test_old_file_without_byteorder_is_little() -> None:
     np.testing.assert_array_equal(read_one({"w": tensor()}).tensors["w"], SIX.reshape(2, 3))
 
 
-def test_refused_containers(tmp_path: Path) -> None:
-    refuses((GOLDEN / "refused/torchscript.pt").read_bytes(), "TorchScript", "state_dict")
+def test_refused_containers() -> None:
     old = io.BytesIO()
     with tarfile.open(fileobj=old, mode="w") as archive_:
         for name in ("storages", "tensors", "pickle"):

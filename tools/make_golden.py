@@ -587,6 +587,64 @@ def keras3_refused(out: Path) -> None:
     model.save_weights(refused / "only.weights.h5")
 
 
+def chain(keras: Any) -> Built:
+    """A plain chain, of which weights alone tell most."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            layers.Embedding(11, 5, mask_zero=True),
+            layers.Bidirectional(layers.GRU(4, return_sequences=True, recurrent_activation="hard_sigmoid")),
+            layers.GRU(3, return_sequences=True, reset_after=False),
+            layers.GRU(4),
+            layers.Dense(2, activation="softmax"),
+        ],
+        name="chain",
+    )
+    ids = (rng().integers(1, 11, MASKS.shape) * MASKS).astype(np.int32)
+    return model, ids[:5]
+
+
+def save_weights_only(out: Path, keras: Any, prefix: str, build: Callable[[Any], Built], *suffixes: str) -> None:
+    """weights_only/NAME.json (to_json) and NAME.weights.h5 or NAME.h5 (save_weights), and what predict says."""
+    keras.backend.clear_session()
+    model, x = build(keras)
+    randomize(model)
+    name, folder = prefix + build.__name__, out / "weights_only"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(model.to_json())
+    for suffix in suffixes:
+        model.save_weights(folder / f"{name}{suffix}")
+    weights = {key: as_stored(variable) for key, variable in weights_of(model, "")}
+    runs = numbered("x", x) | numbered("y", model.predict(x, verbose=0))
+    runs = {key: as_stored(value) for key, value in runs.items()}
+    versions = {"writer": keras.__name__, "keras": version_of(keras)}
+    save_expected(folder, name, versions, **runs, **checksums(weights))
+
+
+def keras3_weights(out: Path) -> None:
+    import keras
+
+    for build in (chain, nested):
+        save_weights_only(out, keras, "k3_", build, ".weights.h5")
+    save_weights_only(out, keras, "k3_", with_policy("bfloat16"), ".weights.h5")
+
+
+def tfkeras_weights(out: Path) -> None:
+    import tf_keras as keras
+
+    for build in (chain, nested):
+        save_weights_only(out, keras, "tfk_", build, ".weights.h5", ".h5")
+
+
+def tf213_weights(out: Path) -> None:
+    from tensorflow import keras
+
+    if version_of(keras).startswith("2.13"):
+        for build in (chain, misnamed):
+            save_weights_only(out, keras, "tf213_", build, ".weights.h5", ".h5")
+
+
 def group_tfkeras(out: Path) -> None:
     import tf_keras as keras
 
@@ -664,9 +722,6 @@ def torch_gru_files(out: Path) -> None:
         torch.save(state, out / "torch_cell.pt")
         save_torch(out, "torch_cell", state, x=x, h0=h, h_n=cell(x, h))
 
-    (out / "refused").mkdir(exist_ok=True)
-    torch.jit.trace(torch.nn.Linear(2, 1), torch.ones(1, 2)).save(out / "refused/torchscript.pt")
-
     from safetensors.torch import save_file
 
     halves = {"half": gru.half().state_dict(), "bfloat16": gru.bfloat16().state_dict()}
@@ -690,6 +745,36 @@ def save_torch(out: Path, name: str, tensors: dict[str, Any], **run: Any) -> Non
     weights = checksums({key: plain(tensor) for key, tensor in tensors.items()})
     versions = {"writer": "torch", "torch": torch.__version__}
     save_expected(out, name, versions, **{k: np.asarray(v) for k, v in run.items()}, **weights)
+
+
+def torchscript(out: Path) -> None:
+    """torch.jit.save of a scripted and of a traced net, and of a frozen one, whose weights are in the code."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(9, 4)
+            self.rnn = torch.nn.GRU(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+            self.register_buffer("scale", torch.full((1,), 0.5))
+            self.heads = torch.nn.ModuleList([torch.nn.Linear(10, 2), torch.nn.Linear(10, 3)])
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            y, _ = self.rnn(self.embed(ids) * self.scale)
+            return torch.cat([self.heads[0](y), self.heads[1](y)], dim=-1)
+
+    torch.manual_seed(SEED)
+    net, ids = Net().eval(), torch.from_numpy(rng().integers(0, 9, (3, 6)))
+    with torch.no_grad():
+        x = net.embed(ids) * net.scale
+        y, h_n = net.rnn(x)
+    for name, module in (("script", torch.jit.script(net)), ("trace", torch.jit.trace(net, ids))):
+        module.save(out / f"torchscript_{name}.pt")
+        deflate(out / f"torchscript_{name}.pt")
+        save_torch(out, f"torchscript_{name}", module.state_dict(), x=x, y=y, h_n=h_n)
+    (out / "refused").mkdir(exist_ok=True)
+    torch.jit.freeze(torch.jit.script(net)).save(out / "refused/torchscript_frozen.pt")
+    deflate(out / "refused/torchscript_frozen.pt")
 
 
 def torch_tensors(out: Path) -> None:
@@ -924,10 +1009,10 @@ def synthetic_cudnn(out: Path) -> None:
 
 
 GROUPS: dict[str, list[Callable[[Path], None]]] = {
-    "keras3": [group_keras3, keras3_refused],
-    "tfkeras": [group_tfkeras],
-    "tf213": [group_tf213],
-    "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint],
+    "keras3": [group_keras3, keras3_refused, keras3_weights],
+    "tfkeras": [group_tfkeras, tfkeras_weights],
+    "tf213": [group_tf213, tf213_weights],
+    "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint, torchscript],
     "synthetic": [synthetic_team21, synthetic_team22_frozen, synthetic_cudnn],
 }
 

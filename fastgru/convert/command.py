@@ -7,7 +7,9 @@ import argparse
 from .. import tables
 from . import TARGETS, Mismatch, Report, convert
 
-__all__ = ["add_parser"]
+__all__ = ["CONFIG_HELP", "add_parser"]
+
+CONFIG_HELP = "for Keras weights alone: the JSON of model.to_json(), or a .keras file"
 
 _DESCRIPTION = """\
 Write a model in another format. The suffix of DST says which, or --to:
@@ -33,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("target", metavar="DST")
     parser.add_argument("--to", choices=TARGETS, help="the format, if the suffix does not say it")
     parser.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
+    parser.add_argument("--config", metavar="JSON", help=CONFIG_HELP)
     parser.add_argument("--verify", action="store_true", help="read it back and compare, in the frameworks too")
     parser.add_argument("--report", metavar="OUT.json", help="write what was done and found as JSON")
     parser.add_argument("--opset", type=int, default=17, help="of an ONNX target (default 17)")
@@ -50,6 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.target,
                 to=arguments.to,
                 prefix=arguments.prefix,
+                config=arguments.config,
                 verify=arguments.verify,
                 opset=arguments.opset,
             )

@@ -8,9 +8,11 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Mapping
+from typing import Any
 
 from .archive import Archive
-from .hdf5 import SIGNATURE
+from .hdf5 import SIGNATURE, open_hdf5
 from .model_file import ModelFile
 from .onnx import looks_like_onnx, read_onnx
 from .safetensors import looks_like_safetensors, read_safetensors, write_safetensors
@@ -19,13 +21,16 @@ from .untrusted import REMEDIES, FormatError, Source
 __all__ = ["FormatError", "ModelFile", "read", "read_bytes", "write_safetensors"]
 
 
-def read(path: str | os.PathLike[str]) -> ModelFile:
+def read(path: str | os.PathLike[str], config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> ModelFile:
     """Read a model file of any supported format.
 
     Parameters
     ----------
     path : str or path-like
         The file; its name and suffix do not matter.
+    config : str, path-like or mapping
+        For Keras weights without their architecture only: the JSON of ``model.to_json()`` (a file, or the JSON
+        itself), or a ``.keras`` file of the same architecture.
 
     Returns
     -------
@@ -40,6 +45,13 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     OSError
         If the file cannot be opened.
     """
+    source = _open(path)
+    if config is None:
+        return _read(source)
+    return _read_weights(source, config if isinstance(config, Mapping) else _open(config))
+
+
+def _open(path: str | os.PathLike[str]) -> Source:
     name = os.fspath(path)
     if os.path.isdir(name):
         raise _refuse_folder(name)
@@ -51,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         if status.st_size == 0:
             raise source.refuse("", expected="a model file", found="an empty file", remedy=REMEDIES["damaged"])
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _read(Source(name, data, os.path.dirname(name) or "."))
+    return Source(name, data, os.path.dirname(name) or ".")
 
 
 def read_bytes(data: bytes | bytearray | memoryview, name: str = "<bytes>") -> ModelFile:
@@ -64,14 +76,28 @@ def _read(source: Source) -> ModelFile:
         return _by_content(source)
 
 
+def _read_weights(source: Source, config: Source | Mapping[str, Any]) -> ModelFile:
+    from .keras_h5 import has_architecture
+    from .keras_weights import read_architecture, read_keras_weights
+
+    with source.parsing("", "Keras weights and their architecture"):
+        root = open_hdf5(source) if bytes(source.data[:8]) == SIGNATURE else None
+        if root is None or has_architecture(root):
+            found = "a file with its own architecture" if root is not None else "another format"
+            raise source.refuse("", expected="Keras weights alone, since a config is given", found=found)
+        return read_keras_weights(source, root, read_architecture(config))
+
+
 def _by_content(source: Source) -> ModelFile:
     head = bytes(source.data[:512])
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(source)
     if head.startswith(SIGNATURE):
-        from .keras_h5 import read_keras_h5
+        from .keras_h5 import has_architecture, read_keras_h5
+        from .keras_weights import read_keras_weights
 
-        return read_keras_h5(source)
+        root = open_hdf5(source)
+        return read_keras_h5(source, root) if has_architecture(root) else read_keras_weights(source, root, None)
     if looks_like_safetensors(source):
         return read_safetensors(source)
     if head[:1] == b"\x80" and len(head) > 2 and head[1] <= 5:
@@ -90,7 +116,11 @@ def _read_zip(source: Source) -> ModelFile:
         from .keras import read_keras
 
         return read_keras(source, archive)
-    if any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names):
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        from .torchscript import read_torchscript
+
+        return read_torchscript(source, archive)
+    if any(name.endswith("/data.pkl") for name in names):
         from .pytorch import read_pytorch_zip
 
         return read_pytorch_zip(source, archive)

@@ -18,7 +18,7 @@ from .keras_plan import LayerPlan, Variable, check_bias, plan_model, policy
 from .model_file import ModelFile, Tensor
 from .untrusted import LIMITS, REMEDIES, Source
 
-__all__ = ["read_keras"]
+__all__ = ["read_keras", "read_object_tree"]
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -38,14 +38,20 @@ def read_keras(source: Source, archive: Archive) -> ModelFile:
     plan = plan_model(source, _CONFIG, entry)
     weights = Source(source.name, archive.view(_WEIGHTS))
     root = open_hdf5(weights, _WEIGHTS)
-    reader = _Reader(weights, plan)
-    reader.layer(plan, root)
-    notes = [*reader.notes]
+    tensors = read_object_tree(weights, plan, root, _WEIGHTS)
+    notes = []
     if "optimizer" in root:
         notes.append("optimizer state ignored: training only")
     if entry.get("compile_config"):
         notes.append("compile_config (loss, metrics, optimizer) ignored: training only")
-    return ModelFile("keras-v3", str(version), entry, reader.tensors, tuple(notes), source.name)
+    return ModelFile("keras-v3", str(version), entry, tensors, tuple(notes), source.name)
+
+
+def read_object_tree(source: Source, plan: LayerPlan, root: Group, member: str) -> dict[str, Tensor]:
+    """Return the tensors of a planned model by its layers' names; `root` is the group that mirrors the model."""
+    reader = _Reader(source, plan, member)
+    reader.layer(plan, root)
+    return reader.tensors
 
 
 def snake_case(name: str) -> str:
@@ -56,12 +62,12 @@ def snake_case(name: str) -> str:
 
 
 class _Reader:
-    def __init__(self, source: Source, plan: LayerPlan) -> None:
+    def __init__(self, source: Source, plan: LayerPlan, member: str) -> None:
         self._source = source
+        self._where = f"{member}: " if member else ""
         names = Counter(layer.name for layer in plan.plans() if layer.slot is None)
         self._repeated = {name for name, count in names.items() if count > 1}
         self.tensors: dict[str, Tensor] = {}
-        self.notes: list[str] = []
 
     def layer(self, plan: LayerPlan, group: Group | None) -> None:
         """Read the variables of a layer and its children from the layer's group."""
@@ -102,7 +108,7 @@ class _Reader:
 
     def _missing(self, plan: LayerPlan, group: Group | None, found: int) -> Exception:
         names = ", ".join(variable.name for variable in plan.own)
-        where = f"{group.name}/vars" if group is not None else f"{_WEIGHTS}: layer {plan.key!r}"
+        where = f"{group.name}/vars" if group is not None else f"{self._where}layer {plan.key!r}"
         return self._source.refuse(
             where,
             expected=f"the variables of layer {plan.key!r} ({names})",
@@ -138,7 +144,7 @@ class _Reader:
         """Refuse an unknown layer that has variables, since what they mean is then unknown too."""
         if group is not None and _has_variables(group):
             raise self._source.refuse(
-                f"{_WEIGHTS}: layer {plan.key!r}",
+                f"{self._where}layer {plan.key!r}",
                 expected="a layer whose weights are understood (GRU, Embedding, Dense, BatchNormalization, "
                 "LayerNormalization, PReLU, and RNN, Bidirectional, TimeDistributed or models of these)",
                 found=f"class {plan}",

@@ -14,17 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from .hdf5 import Dataset, Group, open_hdf5
+from .hdf5 import Dataset, Group
 from .keras_plan import LayerPlan, Variable, check_bias, plan_model, policy
 from .model_file import ModelFile, Tensor
 from .untrusted import REMEDIES, Source
 
-__all__ = ["read_keras_h5"]
+__all__ = ["has_architecture", "names_of", "read_keras_h5", "read_layer_groups"]
 
 _Order = Callable[[LayerPlan], list[Variable]]
 
 
-def read_keras_h5(source: Source) -> ModelFile:
+def has_architecture(root: Group) -> bool:
+    """Whether an HDF5 file holds a whole model rather than weights or something else."""
+    return _text(root.attrs, "model_config") is not None
+
+
+def read_keras_h5(source: Source, root: Group) -> ModelFile:
     """Read a model saved as HDF5.
 
     Raises
@@ -33,12 +38,8 @@ def read_keras_h5(source: Source) -> ModelFile:
         If the file has no architecture, a layer's weights are missing or unknown, or config and weights contradict
         each other.
     """
-    root = open_hdf5(source)
     attrs = root.attrs
-    config = _text(attrs, "model_config")
-    if config is None:
-        raise _no_architecture(source, root)
-    entry = source.json("model_config", config)
+    entry = source.json("model_config", _text(attrs, "model_config") or "")
     plan = plan_model(source, "model_config", entry)
     weights = root.group("model_weights")
     if weights is None:
@@ -49,13 +50,18 @@ def read_keras_h5(source: Source) -> ModelFile:
             remedy=REMEDIES["export_keras"],
         )
     version = str(attrs.get("keras_version") or weights.attrs.get("keras_version") or "")
-    tensors = _Reader(source, weights, version).read(plan)
+    tensors = read_layer_groups(source, plan, weights, version)
     notes = []
     if "optimizer_weights" in root:
         notes.append("optimizer_weights ignored: training only")
     if "training_config" in attrs:
         notes.append("training_config (loss, metrics, optimizer) ignored: training only")
     return ModelFile("keras-h5", version, entry, tensors, tuple(notes), source.name)
+
+
+def read_layer_groups(source: Source, plan: LayerPlan, weights: Group, version: str) -> dict[str, Tensor]:
+    """Return the tensors of a planned model by its layers' names; `weights` is the group with `layer_names`."""
+    return _Reader(source, weights, version).read(plan)
 
 
 def _text(attrs: dict[str, Any], name: str) -> str | None:
@@ -69,7 +75,7 @@ def _text(attrs: dict[str, Any], name: str) -> str | None:
     return "".join(parts) or None
 
 
-def _names(source: Source, group: Group, name: str) -> list[str]:
+def names_of(source: Source, group: Group, name: str) -> list[str]:
     """Return a list attribute, split or whole; an empty list where Keras stored an empty array."""
     attrs = group.attrs
     if name in attrs:
@@ -97,17 +103,6 @@ def _names(source: Source, group: Group, name: str) -> list[str]:
                 remedy=REMEDIES["damaged"],
             )
     return names
-
-
-def _no_architecture(source: Source, root: Group) -> Exception:
-    found, remedy = "an HDF5 file of something else", REMEDIES["unknown"]
-    saved_weights = ("layers", "_layer_checkpoint_dependencies", "vars")
-    groups = [root, *(group for name in root.names if (group := root.group(name)))]
-    if "layer_names" in root.attrs or any(name in group for group in groups for name in saved_weights):
-        found, remedy = "weights alone (save_weights)", REMEDIES["weights_only"]
-    elif "model_weights" in root or "model_config" in root.attrs:
-        found, remedy = "no readable model_config", REMEDIES["export_keras"]
-    return source.refuse("", expected="a Keras model with its architecture", found=found, remedy=remedy)
 
 
 # ----------------------------------------------------------------------------------------- order of variables
@@ -184,7 +179,7 @@ class _Reader:
         """Return the tensors of all layers, layers matched by order as Keras itself does."""
         layers = [child for child in plan.children if any(child.variables()) or not child.known]
         groups: list[tuple[str, Group, list[str]]] = []
-        for name in _names(self._source, self._weights, "layer_names"):
+        for name in names_of(self._source, self._weights, "layer_names"):
             group = self._weights.group(name)
             if group is None:
                 raise self._source.refuse(
@@ -193,7 +188,7 @@ class _Reader:
                     found="none",
                     remedy=REMEDIES["damaged"],
                 )
-            names = _names(self._source, group, "weight_names")
+            names = names_of(self._source, group, "weight_names")
             if names:
                 groups.append((name, group, names))
         stored = {name for name, _, _ in groups}

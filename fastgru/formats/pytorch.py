@@ -1,8 +1,12 @@
-"""torch.save files in the zip format (PyTorch ≥ 1.6): data.pkl, and one member for each storage."""
+"""torch.save files in the zip format (PyTorch ≥ 1.6): data.pkl, and one member for each storage.
+
+torch.jit.save writes the same container (`torchscript.py`).
+"""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from .archive import Archive
 from .model_file import ModelFile
@@ -11,7 +15,7 @@ from .state_dict import flatten
 from .torch_tensors import StorageRef, Tensors, itemsize, reduce, storage_ref
 from .untrusted import REMEDIES, Source
 
-__all__ = ["read_pytorch_zip"]
+__all__ = ["open_pickle", "read_pytorch_zip"]
 
 
 def read_pytorch_zip(source: Source, archive: Archive) -> ModelFile:
@@ -20,16 +24,16 @@ def read_pytorch_zip(source: Source, archive: Archive) -> ModelFile:
     Raises
     ------
     FormatError
-        If it is TorchScript, holds no tensors, or storages and tensors do not fit each other.
+        If it holds no tensors, or storages and tensors do not fit each other.
     """
+    member, value, tensor = open_pickle(source, archive)
+    tensors, notes = flatten(source, member, value, tensor)
+    return ModelFile("pytorch-zip", "", None, tensors, notes, source.name)
+
+
+def open_pickle(source: Source, archive: Archive) -> tuple[str, Any, Tensors]:
+    """Return the name of the archive's one data.pkl, what it holds as inert data, and what makes its tensors."""
     pickles = [name for name in archive.names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.names):
-        raise source.refuse(
-            "",
-            expected="a state_dict saved by torch.save",
-            found="a TorchScript archive",
-            remedy=REMEDIES["torchscript"],
-        )
     if len(pickles) != 1:
         raise source.refuse(
             "",
@@ -70,5 +74,4 @@ def read_pytorch_zip(source: Source, archive: Archive) -> ModelFile:
         reduce=reduce,
         persistent=lambda identity: storage_ref(source, member, identity),
     )
-    tensors, notes = flatten(source, member, value, Tensors(source, fetch, order == b"big"))
-    return ModelFile("pytorch-zip", "", None, tensors, notes, source.name)
+    return member, value, Tensors(source, fetch, order == b"big")

@@ -61,9 +61,8 @@ REMEDIES: dict[str, str] = {
     "export_keras": _EXPORT_KERAS,
     "folder": f"give the path of a file; for a TensorFlow SavedModel folder: {_EXPORT_KERAS}",
     "unknown": "give a .keras or .h5 file of Keras, a .pt or .safetensors file of PyTorch, .onnx, or one saved here",
-    "weights_only": f"the file has weights but no layers; {_EXPORT_KERAS}",
     "tar": f"it was written by PyTorch before 0.1.10; load it there or later and {_EXPORT_TORCH}",
-    "torchscript": f"torch.jit archives are not read; {_EXPORT_TORCH}",
+    "frozen": f"torch.jit.freeze makes weights part of the code: save the module before it; or {_EXPORT_TORCH}",
     "pickle": f"pickles other than those of torch.save are not read; {_EXPORT_TORCH}",
     "opset": "export the model again, with an opset_version in between",
     "control_flow": (
