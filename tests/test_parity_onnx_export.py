@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from test_drop_in import SHARED, assert_close, golden_models, outputs_of, pairs_of
 
-from fastgru import nn
+from fastgru import layers, nn
 from fastgru.convert.to_onnx import onnx_model
 from fastgru.formats import FormatError
+from fastgru.graph import Graph, Node, Ref
 from fastgru.loading import load
-from fastgru.models import Model
+from fastgru.models import Model, Sequential, walk
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[parity]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'fastgru[parity]'")
@@ -93,16 +94,6 @@ def test_torch_cell(reset_after: bool) -> None:
 
 #: Files that ONNX can't express, and why.
 REFUSED = {
-    "k3_embedding_masks": "padded steps, because of the mask that its call names",
-    "k3_masking": "padded steps, because of the mask that its call names",
-    "k3_merged_masks": "padded steps, because of the mask that its call names",
-    "k3_rnn_cells": "padded steps, because of the mask that its call names",
-    "GRU_model_rel_best": "padded steps, because of the mask that its call names",
-    "tf213_rnn_cells": "padded steps, because of the Masking layer 'masking'",
-    "tfk_rnn_cells": "padded steps, because of the Masking layer 'masking'",
-    "tfk_masking": "padded steps, because of the Masking layer 'masking'",
-    "tfk_new_merged_masks": "padded steps, because of the Masking layer 'masking'",
-    "tfk_new_embedding_masks": "padded steps, because of mask_zero of the Embedding 'embedding'",
     "k3_stateful": "stateful: an ONNX model keeps no state between calls",
     "tfk_stateful": "stateful: an ONNX model keeps no state between calls",
     "k3_variants": "expected an activation that ONNX's GRU has .* found selu",
@@ -156,3 +147,189 @@ def test_golden(pair: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("names", SHARED, ids=lambda n: n[0])
 def test_shared(names: tuple[str, str], shared: Path) -> None:
     check_file(shared / "models" / names[0], shared / "models" / names[1])
+
+
+# -- hand-made layers: ONNX Runtime gives what `predict` gives ------------------------------
+
+RNG = np.random.default_rng(5)
+ROWS, STEPS, WIDTH, UNITS = 4, 6, 3, 5
+X = RNG.standard_normal((ROWS, STEPS, WIDTH)).astype(np.float32)
+OPSETS = (17, 18, 21)
+
+
+def build(*stack: layers.Layer, shape: tuple[int | None, ...] = (None, WIDTH), x: Any = X) -> Sequential:
+    """A model whose weights are drawn at a first call, then moved away from zeros and ones."""
+    model = Sequential([layers.Input(shape), *stack])
+    model.predict(x)
+    rng = np.random.default_rng(11)
+    for layer in walk(model):
+        if layer.weights:
+            layer.set_weights([np.abs(w + 0.3 * rng.standard_normal(w.shape)) for w in layer.get_weights()])
+    return model
+
+
+def agree(model: Model, x: Any, opset: int = 17) -> None:
+    expected = model.predict(x)
+    found = run_model(session(model, opset), x, isinstance(expected, dict))
+    for a, b in zip(outputs_of(found, None), outputs_of(expected, None), strict=True):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+        close(np.nan_to_num(a), np.nan_to_num(b))
+
+
+NAMES = (
+    "linear sigmoid tanh hard_sigmoid relu softsign elu selu softplus leaky_relu softmax log_softmax exponential silu "
+    "swish gelu relu6 mish hard_silu hard_swish log_sigmoid hard_tanh tanh_shrink celu"
+).split()
+SINGLE = [
+    *(layers.Activation(name) for name in NAMES),
+    *(layers.Activation(spec) for spec in ACTIVATIONS if isinstance(spec, tuple) and len(spec) == 3),
+    layers.Activation("hard_sigmoid", dialect=layers.Dialect.of("2.2.4")),
+    layers.Activation(layers.LeakyReLU(0.3)),
+    layers.ReLU(),
+    layers.ReLU(1.5, 0.1, 0.2),
+    layers.ReLU(6.0, 0.1),
+    layers.LeakyReLU(0.25),
+    layers.ThresholdedReLU(0.3),
+    layers.ELU(0.6),
+    layers.PReLU(shared_axes=1),
+    layers.Softmax(),
+    layers.Softmax([1, 2]),
+    layers.Softmax(1),
+    layers.Dense(4, "relu"),
+    layers.Dense(4, layers.ELU(0.5), use_bias=False),
+    layers.Dropout(0.5),
+    layers.BatchNormalization(),
+    layers.BatchNormalization(center=False, scale=False),
+    layers.LayerNormalization(),
+    layers.LayerNormalization(scale=False),
+    layers.LayerNormalization(center=False),
+    layers.LayerNormalization(rms_scaling=True),
+    layers.GlobalAveragePooling1D(),
+    layers.GlobalAveragePooling1D(keepdims=True),
+    layers.GlobalAveragePooling1D("channels_first"),
+    layers.GlobalMaxPooling1D(),
+    layers.Reshape((-1, 1)),
+    layers.Permute((2, 1)),
+    layers.TimeDistributed(layers.Dense(4, "tanh")),
+    layers.TimeDistributed(layers.BatchNormalization()),
+    layers.TimeDistributed(layers.RepeatVector(3)),
+    layers.TimeDistributed(Sequential([layers.Input((WIDTH,)), layers.Dense(4), layers.Dense(2, "relu")])),
+]
+
+
+@pytest.mark.parametrize("layer", SINGLE, ids=lambda v: f"{v.class_name()}-{v.describe()}")
+def test_one_layer(layer: layers.Layer) -> None:
+    layer.name = ""
+    agree(build(layer), X * 2, opset=OPSETS[len(layer.describe()) % 3])
+
+
+FIXED = [
+    layers.Flatten(),
+    layers.Reshape((WIDTH, STEPS)),
+    layers.Reshape((2, -1)),
+    layers.BatchNormalization(axis=1),
+    layers.LayerNormalization(axis=1),
+    layers.LayerNormalization(axis=[1, 2]),
+    layers.PReLU(),
+]
+
+
+@pytest.mark.parametrize("layer", FIXED, ids=lambda v: f"{v.class_name()}-{v.describe()}")
+def test_one_layer_on_fixed_sizes(layer: layers.Layer) -> None:
+    layer.name = ""
+    agree(build(layer, shape=(STEPS, WIDTH)), X)
+
+
+MERGES = [layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum]
+OTHERS = [
+    lambda **k: layers.Concatenate(**k),
+    lambda **k: layers.Concatenate(axis=1, **k),
+    lambda **k: layers.Dot(2, **k),
+    lambda **k: layers.Dot(1, normalize=True, **k),
+    lambda **k: layers.Dot([2, -1], **k),
+]
+DIALECTS = [layers.Dialect.of(v) for v in ("2.2.4", "2.2.4-tf", "3.0.0", "3.15.0")]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: f"{d.version}{'team' * d.team}")
+@pytest.mark.parametrize("masked", [(), (0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("make", [*MERGES, *OTHERS])
+def test_merges(make: Any, masked: tuple[int, ...], dialect: layers.Dialect) -> None:
+    """Two inputs, masked or not, merged, then read by layers that look at the mask of the result."""
+    merge = make(dialect=dialect, name="merge")
+    pool = layers.GlobalAveragePooling1D(name="pool")
+    masks = [layers.Masking(0.0, name=f"masking_{i}") for i in range(2)]
+    nodes = [
+        Node(masks[i] if i in masked else layers.Dropout(0.1, name=f"d{i}"), Ref(i), ((0, 2 + i),)) for i in (0, 1)
+    ]
+    nodes += [Node(merge, [Ref(2), Ref(3)], ((0, 4),)), Node(pool, Ref(4), ((0, 5),))]
+    ends = [layers.Input((None, WIDTH), name=name) for name in "ab"]
+    model = Model(Graph(tuple(nodes), (0, 1), (4, 5), 6), {n.layer.name: n.layer for n in nodes}, ends, ["m", "p"])
+    b = RNG.standard_normal(X.shape).astype(np.float32)
+    agree(model, [padded(X, 0), padded(b, 1)])
+
+
+def padded(x: Any, seed: int) -> Any:
+    """Steps of zeros anywhere in a row; one row holds nothing else."""
+    rng = np.random.default_rng(seed)
+    x = x.copy()
+    x[rng.random(x.shape[:2]) < 0.4] = 0
+    x[1] = 0
+    x[2, :2] = 0
+    x[3, -2:] = 0
+    return x
+
+
+def recurrent(seed: int) -> tuple[layers.RNN | layers.Bidirectional, int]:
+    """A random recurrent layer with weights, and how many initial states it takes."""
+    rng = np.random.default_rng(seed)
+    flag = lambda: bool(rng.integers(2))  # noqa: E731
+    dialect = DIALECTS[int(rng.integers(4))]
+    own = {"return_sequences": flag(), "return_state": flag(), "zero_output_for_mask": flag(), "dialect": dialect}
+    kind = {"reset_after": flag(), "use_bias": flag(), "dialect": dialect}
+    kind["activation"] = ("tanh", "relu", "hard_sigmoid")[int(rng.integers(3))]
+    kind["recurrent_activation"] = ("sigmoid", "hard_sigmoid")[int(rng.integers(2))]
+
+    def half(backwards: bool, units: int) -> layers.RNN:
+        cells = [layers.GRUCell(units, name=f"c{i}", **kind) for i in range(int(rng.integers(1, 3)))]
+        if len(cells) == 2:
+            return layers.RNN(cells, go_backwards=backwards, **own)
+        return layers.GRU(units, go_backwards=backwards, **own, **{k: v for k, v in kind.items() if k != "dialect"})
+
+    backwards = flag()
+    layer: Any = half(backwards, UNITS)
+    count = len(layer.cells)
+    if seed % 2:
+        mode = ("concat", "sum", "mul", "ave", None)[int(rng.integers(5))]
+        second = half(not backwards, UNITS if mode != "concat" or flag() else UNITS + 2)
+        count = 2 * count if len(second.cells) == count else 0  # unequal stacks take no states here
+        layer = layers.Bidirectional(layer, mode, second, dialect=dialect)
+    layer.name = "layer"
+    layer.build((ROWS, STEPS, WIDTH), rng)
+    layer.set_weights([0.4 * rng.standard_normal(w.shape) for w in layer.get_weights()])
+    return layer, count
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_recurrent_layers_with_masks_and_states(seed: int) -> None:
+    """Masks with leading, trailing, inner and nothing but padding, with and without initial states."""
+    layer, count = recurrent(seed)
+    rng = np.random.default_rng(seed)
+    masked, with_state = bool(seed // 2 % 2), bool(seed // 4 % 2) and count > 0
+    units = [c.units for h in halves_of(layer) for c in h.cells]
+    ends = [layers.Input((None, WIDTH), name="x")]
+    ends += [layers.Input((n,), name=f"h{i}") for i, n in enumerate(units)] if with_state else []
+    first = layers.Masking(name="masking") if masked else layers.Dropout(0.1, name="dropout")
+    slot, last = len(ends), len(ends) + 1
+    outputs = tuple((i, last + i) for i in range(layer.output_count()))
+    state = [Ref(i + 1) for i in range(len(units))] if with_state else None
+    nodes = (Node(first, Ref(0), ((0, slot),)), Node(layer, Ref(slot), outputs, state=state))
+    graph = Graph(nodes, tuple(range(slot)), tuple(s for _, s in outputs), last + len(outputs))
+    model = Model(graph, {"first": first, "layer": layer}, ends, [f"y{i}" for i in range(len(outputs))])
+    given = [padded(X, seed), *(rng.standard_normal((ROWS, n)).astype(np.float32) for n in units)]
+    agree(model, given if with_state else given[0], OPSETS[seed % 3])
+
+
+def halves_of(layer: Any) -> list[layers.RNN]:
+    both = isinstance(layer, layers.Bidirectional)
+    return [layer.forward_layer, layer.backward_layer] if both else [layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,13 @@ def prelu(g: Builder, layer: PReLU, x: Value, state: Any) -> Value:
 
 
 def softmax_layer(g: Builder, layer: Softmax, x: Value, state: Any) -> Value:
-    x = g.unmasked(g.floats(x))
+    x = g.floats(x)
     axes = layer._axes
+    if x.mask is not None:
+        if x.mask.rank != x.rank:
+            raise g.refuse(f"expected a mask that fits the input {x.sizes}, found {x.mask.sizes}")
+        hidden = g.add("Where", [x.mask, x, g.constant(np.float32(-1e9))], x.sizes)
+        x = replace(hidden, mask=x.mask)
     if isinstance(axes, int):
         return softmax(g, x, axes)
     low = g.binary("Sub", x, g.reduce("ReduceMax", x, axes, True))

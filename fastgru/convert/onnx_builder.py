@@ -5,16 +5,17 @@ Nothing here imports onnx: `to_onnx` turns the finished graph into a model. Ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..formats.untrusted import FormatError
 from ..layers.base import Array, Layer
 
+T = TypeVar("T")
 #: One size per axis: a number, a name ("N", "T"), or None where it depends on the input in a way that has no name.
 Sizes = tuple[int | str | None, ...]
 
@@ -26,13 +27,13 @@ END = 2**63 - 1
 class Value:
     """One tensor of the graph.
 
-    ``kind`` is float32, int64 or bool. ``mask`` says why some of its time steps count as padding, "" if none do.
+    ``kind`` is float32, int64 or bool (int32 for lengths). ``mask`` (N, T) bool says which steps are valid, if not all.
     """
 
     name: str
     sizes: Sizes
     kind: str = "float32"
-    mask: str = ""
+    mask: Value | None = None
 
     @property
     def rank(self) -> int:
@@ -64,7 +65,7 @@ class Builder:
         self.tensors: dict[str, Array] = {}
         self._names: set[str] = set()
         self._path: list[Layer] = []
-        self._stored: dict[Any, Value] = {}
+        self._stored: dict[Hashable, Any] = {}
 
     # -- where we are ----------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Builder:
         self, op: str, inputs: Sequence[Value | None], sizes: Sizes, kind: str = "float32", **attributes: Any
     ) -> Value:
         """One node with one output; the mask of the first input stays."""
-        mask = inputs[0].mask if inputs and inputs[0] is not None else ""
+        mask = inputs[0].mask if inputs and inputs[0] is not None else None
         return replace(self.several(op, inputs, [sizes], kind, **attributes)[0], mask=mask)
 
     def several(
@@ -116,17 +117,20 @@ class Builder:
     def weight(self, owner: object, name: str, array: Array) -> Value:
         """The initialiser ``name`` of ``owner``, stored at the first call only."""
         key = (id(owner), name)
+        return self.once(key, lambda: self._store(self.path(name), np.ascontiguousarray(array, np.float32)))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made at the first call only."""
         if key not in self._stored:
-            self._stored[key] = self._store(self.path(name), np.ascontiguousarray(array, np.float32))
-        return self._stored[key]
+            self._stored[key] = make()
+        found: T = self._stored[key]
+        return found
 
     def constant(self, value: Any, kind: str = "") -> Value:
         """A small constant; equal ones are stored once. ``kind`` is that of the numbers when left out."""
         array = np.array(value, kind or kind_of(value), order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._stored:
-            self._stored[key] = self._store("constant", array)
-        return self._stored[key]
+        return self.once(key, lambda: self._store("constant", array))
 
     def _store(self, name: str, array: Array) -> Value:
         name = self.unique(name)
@@ -149,7 +153,18 @@ class Builder:
             return tuple(renamed.get(part, part) for part in parts)
 
         self.steps = [replace(s, inputs=new(s.inputs), outputs=new(s.outputs)) for s in self.steps] + copies
+        self._drop_unused(set(names))
         return [replace(value, name=name) for value, name in zip(values, names, strict=True)]
+
+    def _drop_unused(self, needed: set[str]) -> None:
+        """Masks that nothing looked at leave nodes that no output needs."""
+        kept = []
+        for step in reversed(self.steps):
+            if needed.intersection(step.outputs):
+                needed.update(step.inputs)
+                kept.append(step)
+        self.steps = kept[::-1]
+        self.tensors = {name: array for name, array in self.tensors.items() if name in needed}
 
     # -- what several layers need ----------------------------------------------------------
 
@@ -165,17 +180,8 @@ class Builder:
         """``x`` as float32, int64 (fractions cut off) or bool (not 0)."""
         if x.kind == kind:
             return x
-        number = {"float32": 1, "int64": 7, "bool": 9}[kind]  # TensorProto.DataType
+        number = {"float32": 1, "int32": 6, "int64": 7, "bool": 9}[kind]  # TensorProto.DataType
         return self.add("Cast", [x], x.sizes, kind, to=number)
-
-    def unmasked(self, x: Value) -> Value:
-        """``x``, which must not have padded steps: for layers that would treat them apart."""
-        if x.mask:
-            raise self.refuse(
-                f"its input has padded steps, because of {x.mask}, and ONNX has no masks: which steps are valid would "
-                "be lost. Build the model without it (no mask_zero, no Masking) and give sequences without padding"
-            )
-        return x
 
     def transpose(self, x: Value, order: Sequence[int]) -> Value:
         return self.add("Transpose", [x], tuple(x.sizes[i] for i in order), x.kind, perm=list(order))
@@ -249,7 +255,7 @@ class Builder:
 
     def size(self, x: Value, axis: int) -> Value:
         """The size of one axis, int64 (1,)."""
-        return self.add("Shape", [replace(x, mask="")], (1,), "int64", start=axis, end=axis + 1)
+        return self.several("Shape", [x], [(1,)], "int64", start=axis, end=axis + 1)[0]
 
     def reshape(self, x: Value, shape: Sequence[int | tuple[Value, int]], sizes: Sizes) -> Value:
         """``x`` in another shape: numbers (−1 as usual, 0 copies the axis), or the size of a value's axis."""

@@ -19,8 +19,6 @@ from .onnx_builder import Builder, Value
 from .onnx_layers import LAYERS
 from .onnx_operations import operation
 
-_CALL_MASK = "the mask that its call names"
-
 
 def run(g: Builder, graph: Graph, inputs: list[Value]) -> list[Value]:
     """The values of the graph's outputs, masks as `Graph.run` hands them on."""
@@ -29,32 +27,36 @@ def run(g: Builder, graph: Graph, inputs: list[Value]) -> list[Value]:
         slots[slot] = value
     for node in graph.nodes:
         state = None if node.state is None else fill(node.state, slots)
-        y = _call(g, node, fill(node.x, slots), state)
+        y = _call(g, node, fill(node.x, slots), state, slots)
         for index, slot in node.outputs:
             slots[slot] = y[index] if isinstance(y, list) else y
     return [slots[slot] for slot in graph.outputs]
 
 
-def _call(g: Builder, node: Node, x: Any, state: Any) -> Any:
+def _call(g: Builder, node: Node, x: Any, state: Any, slots: list[Any]) -> Any:
     layer = node.layer
     if node.mask is not None:
-        x = _with_mask(x, _CALL_MASK)
+        x = _with_mask(g, x, fill(node.mask, slots))
     if not isinstance(layer, (RNN, Bidirectional)):
         return emit(g, layer, x, state)
     # A recurrent layer looks at the mask of its first input, and hands it on with its sequences.
     first = x[0] if isinstance(x, (list, tuple)) else x
-    mask = first.mask if isinstance(first, Value) else ""
-    y = emit(g, layer, _with_mask(x, "") if node.hides else x, state)
-    shown = layer.output_mask(mask or None)
+    mask = first.mask if isinstance(first, Value) else None
+    y = emit(g, layer, _with_mask(g, x, None) if node.hides else x, state)
+    shown = layer.output_mask(mask)
     if isinstance(y, list):
-        return [replace(v, mask=m or "") for v, m in zip(y, shown, strict=True)]
-    return replace(y, mask=shown or "")
+        return [replace(v, mask=m) for v, m in zip(y, shown, strict=True)]
+    return replace(y, mask=shown)
 
 
-def _with_mask(x: Any, mask: str) -> Any:
-    if isinstance(x, Value):
-        return replace(x, mask=mask)
-    return [_with_mask(v, mask) for v in x] if isinstance(x, list) else x
+def _with_mask(g: Builder, x: Any, mask: Any) -> Any:
+    """x with a mask that its call names, or a list of them; None hides the mask that it has."""
+    if isinstance(x, (list, tuple)):
+        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(x)
+        return [_with_mask(g, v, m) for v, m in zip(x, masks, strict=True)]
+    if not isinstance(x, Value):
+        return x
+    return replace(x, mask=None if mask is None else replace(g.cast(g.value(mask), "bool"), mask=None))
 
 
 def emit(g: Builder, layer: Layer, x: Any, state: Any) -> Any:
@@ -109,15 +111,19 @@ def _time_distributed(g: Builder, layer: TimeDistributed, x: Value, state: Any) 
     if x.rank < 3:
         raise g.refuse(f"expected (N, T, …), found {x.sizes}")
     if isinstance(inner, (Dense, Identity)):
-        found: Value = emit(g, inner, replace(x, mask=""), None)
+        found: Value = emit(g, inner, replace(x, mask=None), None)
         return replace(found, mask=x.mask)
-    rows = g.reshape(replace(x, mask=""), _sizes_of(g, x, [-1], 2), (None, *x.sizes[2:]))
+    rows = g.reshape(replace(x, mask=None), _sizes_of(g, x, [-1], 2), (None, *x.sizes[2:]))
     y: Any = emit(g, inner, rows, None)
     if isinstance(y, list):
         raise g.refuse(f"expected an inner layer with one output, found {len(y)}")
     shape = [(x, 0), (x, 1), *_sizes_of(g, y, [], 1)]
     found = g.reshape(y, shape, (*x.sizes[:2], *y.sizes[1:]))
-    return replace(found, mask=x.mask or found.mask)
+    mask = x.mask
+    if mask is None and y.mask is not None:
+        shape = [(x, 0), (x, 1), *_sizes_of(g, y.mask, [], 1)]
+        mask = g.reshape(y.mask, shape, (*x.sizes[:2], *y.mask.sizes[1:]))
+    return replace(found, mask=mask)
 
 
 def _sizes_of(g: Builder, x: Value, first: list[Any], axis: int) -> list[Any]:

@@ -42,6 +42,7 @@ from ..layers import (
 )
 from . import onnx_activations, onnx_recurrent
 from .onnx_builder import Builder, Sizes, Value
+from .onnx_masks import all_valid, both, chosen, either
 
 Emitter = Callable[[Builder, Any, Any, Any], Any]
 
@@ -57,16 +58,22 @@ def embedding(g: Builder, layer: Embedding, x: Value, state: Any) -> Value:
     ids = g.cast(g.value(x), "int64")
     table = g.weight(layer, "embeddings", layer.weights["embeddings"])
     y = g.add("Gather", [table, ids], (*ids.sizes, layer.output_dim))
-    return replace(y, mask=f"mask_zero of the Embedding {g.path()!r}" if layer.mask_zero else x.mask)
+    if not layer.mask_zero:
+        return replace(y, mask=x.mask)
+    return replace(y, mask=replace(_not_equal(g, ids, 0), mask=None))
 
 
 def masking(g: Builder, layer: Masking, x: Value, state: Any) -> Value:
     """Steps of padding become 0; NaN counts as valid."""
-    x = g.floats(x)
-    differs = g.add("Not", [g.binary("Equal", x, np.float32(layer.mask_value), "bool")], x.sizes, "bool")
-    valid = g.cast(g.reduce("ReduceMax", g.cast(differs, "float32"), [-1], True), "bool")
-    y = g.add("Where", [valid, x, g.constant(np.float32(0))], x.sizes)
-    return replace(y, mask=f"the Masking layer {g.path()!r}")
+    x = replace(g.floats(x), mask=None)
+    differs = g.cast(_not_equal(g, x, np.float32(layer.mask_value)), "float32")
+    valid = g.cast(g.reduce("ReduceMax", differs, [-1], False), "bool")
+    return replace(chosen(g, valid, x, g.constant(np.float32(0))), mask=valid)
+
+
+def _not_equal(g: Builder, x: Value, value: Any) -> Value:
+    same = g.binary("Equal", x, value, "bool")
+    return g.add("Not", [same], same.sizes, "bool")
 
 
 def dense(g: Builder, layer: Dense, x: Value, state: Any) -> Value:
@@ -124,18 +131,6 @@ def layer_normalization(g: Builder, layer: LayerNormalization, x: Value, state: 
 # -- merges ---------------------------------------------------------------------------------
 
 
-def _merged_mask(g: Builder, layer: Any, values: list[Value], looks: bool = False) -> str:
-    """The reason of the merged mask; from Keras 3.4 some merges look at the masks, and are refused."""
-    masks = [v.mask for v in values if v.mask]
-    if not masks:
-        return ""
-    if not layer._dialect.merges_or:
-        return masks[0]
-    if looks:
-        g.unmasked(next(v for v in values if v.mask))
-    return masks[0] if len(masks) == len(values) else ""
-
-
 def _same_rank(g: Builder, x: Any) -> list[Value]:
     """Lower ranks get axes of size 1 after the batch, as Keras' merges do."""
     values = [g.floats(v) for v in x]
@@ -143,13 +138,44 @@ def _same_rank(g: Builder, x: Any) -> list[Value]:
     return [v if v.rank in (0, rank) else g.unsqueeze(v, *range(1, rank - v.rank + 1)) for v in values]
 
 
-def _merge(op: str, looks: bool = False) -> Emitter:
+def _merge(op: str, masked: Callable[[Builder, list[Value]], Value] | None = None) -> Emitter:
+    """A merge by a binary operator; from Keras 3.4 some look at the masks too."""
+
     def merge(g: Builder, layer: Any, x: Any, state: Any) -> Value:
         values = _same_rank(g, x)
-        mask = _merged_mask(g, layer, values, looks)
-        return replace(reduce(lambda a, b: g.binary(op, a, b), values), mask=mask)
+        masks = [v.mask for v in values]
+        newest = layer._dialect.merges_or
+        if newest and masked is not None and any(m is not None for m in masks):
+            return replace(masked(g, values), mask=either(g, masks))
+        merged = reduce(lambda a, b: g.binary(op, a, b), values)
+        return replace(merged, mask=either(g, masks) if newest else both(g, masks))
 
     return merge
+
+
+def _masked_product(g: Builder, values: list[Value]) -> Value:
+    """A masked input counts as 1; a step that all inputs mask is 0."""
+    one, zero = g.constant(np.float32(1)), g.constant(np.float32(0))
+    shown = [v if v.mask is None else chosen(g, v.mask, v, one) for v in values]
+    product = reduce(lambda a, b: g.binary("Mul", a, b), shown)
+    mask = either(g, [v.mask for v in values])
+    return product if mask is None else chosen(g, mask, product, zero)
+
+
+def _masked_choice(op: str) -> Callable[[Builder, list[Value]], Value]:
+    """A masked input gives way to the other."""
+
+    def choose(g: Builder, values: list[Value]) -> Value:
+        result, shown = values[0], values[0].mask
+        for x in values[1:]:
+            mask = x.mask
+            x = x if mask is None else chosen(g, mask, x, result)
+            result = result if shown is None else chosen(g, shown, result, x)
+            shown = either(g, [shown, mask])
+            result = g.binary(op, result, x)
+        return result
+
+    return choose
 
 
 def average(g: Builder, layer: Average, x: Any, state: Any) -> Value:
@@ -159,17 +185,21 @@ def average(g: Builder, layer: Average, x: Any, state: Any) -> Value:
 
 def concatenate(g: Builder, layer: Concatenate, x: Any, state: Any) -> Value:
     values = [g.floats(v) for v in x]
-    masks = [v.mask for v in values if v.mask]
     if any(v.rank != values[0].rank for v in values):
         raise g.refuse(f"expected inputs of one rank, found {[v.sizes for v in values]}")
-    y = g.concat(values, layer.axis)
-    if layer._dialect.merges_or and layer.axis % y.rank == y.rank - 1 and len(masks) < len(values):
-        masks = []  # OR with an unmasked input: every step is valid
-    return replace(y, mask=masks[0] if masks else "")
+    y = replace(g.concat(values, layer.axis), mask=None)
+    masks = [v.mask for v in values]
+    if all(m is None for m in masks):
+        return y
+    if layer.axis % y.rank < y.rank - 1:
+        spread = [all_valid(g, v) if v.mask is None else v.mask for v in values]
+        return replace(y, mask=g.concat(spread, layer.axis % y.rank))
+    # OR with an input without a mask: every step is valid
+    return replace(y, mask=either(g, masks) if layer._dialect.merges_or else both(g, masks))
 
 
 def dot(g: Builder, layer: Dot, x: Any, state: Any) -> Value:
-    a, b = (replace(g.floats(v), mask="") for v in x)
+    a, b = (replace(g.floats(v), mask=None) for v in x)
     pair = [layer.axes] * 2 if isinstance(layer.axes, int) else layer.axes
     a, b = (_last(g, v, axis) for v, axis in zip((a, b), pair, strict=True))
     if layer.normalize:
@@ -200,7 +230,14 @@ def _unit(g: Builder, x: Value) -> Value:
 
 
 def global_average(g: Builder, layer: GlobalAveragePooling1D, x: Value, state: Any) -> Value:
-    return _pool(g, layer, g.unmasked(g.floats(x)), "ReduceMean")
+    x = g.floats(x)
+    if x.mask is None:
+        return _pool(g, layer, x, "ReduceMean")
+    first = layer.data_format == "channels_first"
+    valid = g.unsqueeze(x.mask, 1 if first else 2)
+    shown = replace(g.add("Where", [valid, x, g.constant(np.float32(0))], x.sizes), mask=None)
+    total = _pool(g, layer, shown, "ReduceSum")
+    return g.binary("Div", total, g.reduce("ReduceSum", g.cast(valid, "float32"), [2 if first else 1], layer.keepdims))
 
 
 def global_max(g: Builder, layer: GlobalMaxPooling1D, x: Value, state: Any) -> Value:
@@ -211,11 +248,11 @@ def _pool(g: Builder, layer: GlobalAveragePooling1D, x: Value, op: str) -> Value
     if x.rank != 3:
         raise g.refuse(f"expected (N, T, I), found {x.sizes}")
     time = 2 if layer.data_format == "channels_first" else 1
-    return replace(g.reduce(op, x, [time], layer.keepdims), mask="")
+    return replace(g.reduce(op, x, [time], layer.keepdims), mask=None)
 
 
 def flatten(g: Builder, layer: Flatten, x: Value, state: Any) -> Value:
-    return replace(g.add("Flatten", [x], (x.sizes[0], _product(x.sizes[1:])), x.kind, axis=1), mask="")
+    return replace(g.add("Flatten", [x], (x.sizes[0], _product(x.sizes[1:])), x.kind, axis=1), mask=None)
 
 
 def _product(sizes: Sizes) -> int | None:
@@ -232,13 +269,13 @@ def reshape(g: Builder, layer: Reshape, x: Value, state: Any) -> Value:
         raise g.refuse(f"expected inputs that fit {target}, found {x.sizes}")
     free = None if total is None else total // others
     sizes = tuple(free if n == -1 else n for n in target)
-    return replace(g.reshape(x, (0, *target), (x.sizes[0], *sizes)), mask="")
+    return replace(g.reshape(x, (0, *target), (x.sizes[0], *sizes)), mask=None)
 
 
 def permute(g: Builder, layer: Permute, x: Value, state: Any) -> Value:
     if x.rank != len(layer.dims) + 1:
         raise g.refuse(f"expected {len(layer.dims) + 1} axes, found {x.sizes}")
-    return replace(g.transpose(x, (0, *layer.dims)), mask="")
+    return replace(g.transpose(x, (0, *layer.dims)), mask=None)
 
 
 def repeat_vector(g: Builder, layer: RepeatVector, x: Value, state: Any) -> Value:
@@ -246,7 +283,7 @@ def repeat_vector(g: Builder, layer: RepeatVector, x: Value, state: Any) -> Valu
         raise g.refuse(f"expected (N, I), found {x.sizes}")
     wide = g.unsqueeze(x, 1)
     y = g.add("Tile", [wide, g.constant([1, layer.n, 1])], (x.sizes[0], layer.n, x.sizes[1]), x.kind)
-    return replace(y, mask="")
+    return replace(y, mask=None)
 
 
 #: Exact classes: a class derived from one of these may mean something else.
@@ -262,9 +299,9 @@ LAYERS: dict[type, Emitter] = {
     LayerNormalization: layer_normalization,
     Add: _merge("Add"),
     Subtract: _merge("Sub"),
-    Multiply: _merge("Mul", looks=True),
-    Maximum: _merge("Max", looks=True),
-    Minimum: _merge("Min", looks=True),
+    Multiply: _merge("Mul", _masked_product),
+    Maximum: _merge("Max", _masked_choice("Max")),
+    Minimum: _merge("Min", _masked_choice("Min")),
     Average: average,
     Concatenate: concatenate,
     Dot: dot,

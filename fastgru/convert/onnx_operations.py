@@ -29,7 +29,7 @@ def operation(g: Builder, layer: Operation, x: Any, state: Any) -> Value:
     if layer.operation not in OPERATIONS:
         raise g.refuse(f"ONNX has no exact counterpart; operations that are exported: {', '.join(sorted(OPERATIONS))}")
     arguments = {**layer.parameters, **named}
-    return replace(OPERATIONS[layer.operation](g, *positional, **arguments), mask="")
+    return replace(OPERATIONS[layer.operation](g, *positional, **arguments), mask=None)
 
 
 # -- elementwise ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ ONNX Runtime's CPU kernels know layout 0 only, so batch-first models are transpo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..layers.bidirectional import Bidirectional
 from ..layers.cells import GRUCell
 from ..layers.recurrent import RNN
 from .onnx_builder import Builder, Value
+from .onnx_masks import Compact, compact, to_front, to_places
 
 Spec = tuple[str, float, float]
 
@@ -53,7 +54,12 @@ class Direction:
 
 
 def gru(
-    g: Builder, x: Value, directions: Sequence[Direction], h0: Value | None, label: str = ""
+    g: Builder,
+    x: Value,
+    directions: Sequence[Direction],
+    h0: Value | None,
+    label: str = "",
+    lengths: Value | None = None,
 ) -> tuple[Value, Value]:
     """One GRU node: x (T, N, I), h0 (D, N, H) or None → Y (T, D, N, H) and Y_h (D, N, H)."""
     first = directions[0]
@@ -62,10 +68,10 @@ def gru(
     if any(w[2] is not None for w in made):
         zeros = np.zeros(6 * first.units, np.float32)
         arrays.append(np.stack([zeros if w[2] is None else w[2] for w in made]))
-    inputs: list[Value | None] = [x]
-    inputs += [g.weight(first.owner, name + label, a) for name, a in zip("WRB", arrays, strict=False)]
-    if h0 is not None:
-        inputs = [*inputs, *[None] * (5 - len(inputs)), h0]
+    weights = [g.weight(first.owner, name + label, a) for name, a in zip("WRB", arrays, strict=False)]
+    inputs = [x, *weights, *[None] * (3 - len(weights)), lengths, h0]
+    while inputs[-1] is None:
+        inputs.pop()
     attributes: dict[str, Any] = {"hidden_size": first.units, "linear_before_reset": int(first.reset_after)}
     if len(directions) > 1:
         attributes["direction"] = "bidirectional"
@@ -119,43 +125,39 @@ def direction_of(cell: GRUCell, reverse: bool) -> Direction:
 def rnn(g: Builder, layer: RNN, x: Any, state: Any) -> Any:
     """GRU, RNN and CuDNNGRU."""
     x, state = _arguments(g, x, state)
-    y, states = _scan(g, layer, _time_first(g, layer, x), _states(g, layer.cells, state, x))
-    if layer.return_sequences:
-        y = g.transpose(y, (1, 0, 2))
-        y = g.flip(y, 1) if layer.go_backwards else y
-    return [y, *states] if layer.return_state else y
+    over, moved = _entrance(g, layer, x)
+    starts = _states(g, layer.cells, state)
+    y, finals = _scan(g, layer, over, starts, moved)
+    y = _output(g, layer, y, starts[-1], moved)
+    y = g.flip(y, 1) if layer.go_backwards and layer.return_sequences else y
+    return [y, *finals] if layer.return_state else y
 
 
 def bidirectional(g: Builder, layer: Bidirectional, x: Any, state: Any) -> Any:
     """Both directions in one node where they agree, else in two."""
     x, state = _arguments(g, x, state)
     first, second = layer.forward_layer, layer.backward_layer
+    over, moved = _entrance(g, first, x)
+    _refuse_kept_state(g, second)
     half = 0 if state is None else len(state) // 2
-    starts = (None, None) if state is None else (state[:half], state[half:])
-    over = _time_first(g, first, x)
-    _time_first(g, second, None)
+    given = (None, None) if state is None else (state[:half], state[half:])
+    starts = [_states(g, p.cells, s) for p, s in zip((first, second), given, strict=True)]
     if _fits_one_node(first, second):
-        h0 = None if state is None else _stacked_states(g, [*first.cells, *second.cells], state, x)
-        ends = [direction_of(first.cells[0], False), direction_of(second.cells[0], True)]
-        y, y_h = gru(g, over, ends, h0)
-        states = [_pick(g, y_h, 0, i) for i in (0, 1)] if first.return_state or not first.return_sequences else []
-        if first.return_sequences and layer.merge_mode == "concat":
+        y, finals = _scan_both(g, first, second, over, starts, moved)
+        if first.return_sequences and layer.merge_mode == "concat" and moved is None:
             y = g.transpose(y, (2, 0, 1, 3))
             merged: Any = g.reshape(y, (0, 0, -1), (*y.sizes[:2], 2 * first.cells[0].units))
-            return [merged, *states] if first.return_state else merged
-        halves = [_pick(g, y, 1, i) for i in (0, 1)] if first.return_sequences else states
+            return [merged, *finals] if first.return_state else merged
+        ends = [_pick(g, y, 1, i) for i in (0, 1)] if first.return_sequences else finals
     else:
-        pairs = [
-            _scan(g, part, over, _states(g, part.cells, start, x))
-            for part, start in zip((first, second), starts, strict=True)
-        ]
-        halves = [y for y, _ in pairs]
-        states = [state for _, own in pairs for state in own]
-    if first.return_sequences:
-        halves = [g.transpose(y, (1, 0, 2)) for y in halves]
-        halves = [g.flip(y, 1) if first.go_backwards else y for y in halves]
-    merged = _merge(g, layer.merge_mode, halves)
-    return [*(merged if isinstance(merged, list) else [merged]), *states] if first.return_state else merged
+        pairs = [_scan(g, p, over, s, moved) for p, s in zip((first, second), starts, strict=True)]
+        ends = [y for y, _ in pairs]
+        finals = [h for _, own in pairs for h in own]
+    ends = [_output(g, p, y, s[-1], moved) for p, y, s in zip((first, second), ends, starts, strict=True)]
+    if first.return_sequences and first.go_backwards:
+        ends = [g.flip(y, 1) for y in ends]
+    merged = _merge(g, layer.merge_mode, ends)
+    return [*(merged if isinstance(merged, list) else [merged]), *finals] if first.return_state else merged
 
 
 def _merge(g: Builder, mode: str | None, halves: list[Value]) -> Any:
@@ -183,36 +185,84 @@ def _arguments(g: Builder, x: Any, state: Any) -> tuple[Value, Any]:
     if state is not None:
         given = state if isinstance(state, (list, tuple)) else [state]
         state = [s for part in given for s in (part if isinstance(part, (list, tuple)) else [part])]
-    return g.unmasked(g.floats(x)), state
+    return g.floats(x), state
 
 
-def _time_first(g: Builder, layer: RNN, x: Value | None) -> Any:
-    """x as (T, N, I), after what ONNX can't keep is refused."""
+def _entrance(g: Builder, layer: RNN, x: Value) -> tuple[Value, Compact | None]:
+    """x as (T, N, I), valid steps in front if it has a mask."""
+    _refuse_kept_state(g, layer)
+    width = layer.cells[0].width
+    if x.rank != 3 or (isinstance(x.sizes[2], int) and x.sizes[2] != width):
+        raise g.refuse(f"expected (N, T, I) with I = {width}, found {x.sizes}")
+    moved = None if x.mask is None else compact(g, x.mask)
+    x = replace(x, mask=None)
+    return g.transpose(x if moved is None else to_front(g, x, moved), (1, 0, 2)), moved
+
+
+def _refuse_kept_state(g: Builder, layer: RNN) -> None:
     if layer.stateful:
         raise g.refuse("stateful: an ONNX model keeps no state between calls; set stateful=False")
     if layer.time_major:
         raise g.refuse("time_major: only batch-major layers are exported; set time_major=False")
-    if x is None:
-        return None
-    width = layer.cells[0].width
-    if x.rank != 3 or (isinstance(x.sizes[2], int) and x.sizes[2] != width):
-        raise g.refuse(f"expected (N, T, I) with I = {width}, found {x.sizes}")
-    return g.transpose(x, (1, 0, 2))
 
 
-def _scan(g: Builder, layer: RNN, x: Value, states: list[Value | None]) -> tuple[Value, list[Value]]:
+def _scan(
+    g: Builder, layer: RNN, x: Value, starts: Sequence[Value | None], moved: Compact | None
+) -> tuple[Value, list[Value]]:
     """x (T, N, I) → the outputs (T, N, H) in input order, or the last (N, H), and the final states."""
     finals: list[Value] = []
-    for cell, start in zip(layer.cells, states, strict=True):
+    lengths = None if moved is None else moved.lengths
+    for cell, start in zip(layer.cells, starts, strict=True):
         h0 = None if start is None else g.unsqueeze(start, 0)
-        y, y_h = gru(g, x, [direction_of(cell, layer.go_backwards)], h0)
-        finals.append(g.squeeze(y_h, 0))
+        y, y_h = gru(g, x, [direction_of(cell, layer.go_backwards)], h0, lengths=lengths)
+        finals.append(_final(g, g.squeeze(y_h, 0), start, moved))
         if cell is not layer.cells[-1] or layer.return_sequences:
             x = g.squeeze(y, 1)
     return (x if layer.return_sequences else finals[-1]), finals
 
 
-def _states(g: Builder, cells: Sequence[GRUCell], state: Any, x: Value) -> list[Value | None]:
+def _scan_both(
+    g: Builder, first: RNN, second: RNN, x: Value, starts: list[list[Value | None]], moved: Compact | None
+) -> tuple[Value, list[Value]]:
+    """x (T, N, I) → Y (T, 2, N, H) and the two final states."""
+    ends = [s[0] for s in starts]
+    h0 = None
+    if any(s is not None for s in ends):
+        if any(s is None for s in ends):
+            raise g.refuse("expected an initial state for both directions, found one")
+        h0 = g.concat([g.unsqueeze(s, 0) for s in ends if s is not None], 0)
+    directions = [direction_of(first.cells[0], False), direction_of(second.cells[0], True)]
+    y, y_h = gru(g, x, directions, h0, lengths=None if moved is None else moved.lengths)
+    return y, [_final(g, _pick(g, y_h, 0, i), ends[i], moved) for i in (0, 1)]
+
+
+def _final(g: Builder, state: Value, start: Value | None, moved: Compact | None) -> Value:
+    """A row without valid steps keeps its initial state."""
+    if moved is None:
+        return state
+    other = g.constant(np.float32(0)) if start is None else start
+    return g.add("Where", [moved.has_steps(g), state, other], state.sizes)
+
+
+def _output(g: Builder, layer: RNN, y: Value, start: Value | None, moved: Compact | None) -> Value:
+    """What the layer gives, in input order: all steps (N, T, H), or that of the last *processed* one (N, H)."""
+    zeroes, leading = layer.zero_output_for_mask, layer._dialect.leading_state
+    if layer.return_sequences:
+        y = g.transpose(y, (1, 0, 2))
+        if moved is None:
+            return y
+        padding = "zero" if zeroes else "keras"
+        return to_places(g, y, moved, padding, layer.go_backwards, start if leading and not zeroes else None)
+    if moved is None or (not zeroes and (start is None or leading)):
+        return y
+    if zeroes:
+        keeps = g.part(moved.mask, 1, 0, 1) if layer.go_backwards else g.part(moved.mask, 1, -1)
+    else:
+        keeps = moved.has_steps(g)  # a row without valid steps gives 0, its state stays h0
+    return g.add("Where", [keeps, y, g.constant(np.float32(0))], y.sizes)
+
+
+def _states(g: Builder, cells: Sequence[GRUCell], state: Any) -> list[Value | None]:
     """One initial state (N, H) for each cell, None for zeros."""
     if state is None:
         return [None] * len(cells)
@@ -220,19 +270,11 @@ def _states(g: Builder, cells: Sequence[GRUCell], state: Any, x: Value) -> list[
         raise g.refuse(f"expected {len(cells)} initial states, found {len(state)}")
     found: list[Value | None] = []
     for cell, given in zip(cells, state, strict=True):
-        value = None if given is None else g.floats(given)
+        value = None if given is None else replace(g.floats(given), mask=None)
         if value is not None and (value.rank != 2 or value.sizes[1] not in (cell.units, None)):
             raise g.refuse(f"expected an initial state (N, {cell.units}), found {value.sizes}")
         found.append(value)
     return found
-
-
-def _stacked_states(g: Builder, cells: Sequence[GRUCell], state: Any, x: Value) -> Value:
-    """Two initial states as (2, N, H)."""
-    values = _states(g, cells, state, x)
-    if any(v is None for v in values):
-        raise g.refuse("expected an initial state for both directions, found one")
-    return g.concat([g.unsqueeze(v, 0) for v in values if v is not None], 0)
 
 
 def _pick(g: Builder, x: Value, axis: int, index: int) -> Value:

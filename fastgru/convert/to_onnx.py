@@ -1,7 +1,8 @@
 """A model as an ONNX file, for ONNX Runtime and whatever else reads ONNX.
 
 Batch and time stay free (dimensions "N" and "T"), inputs and outputs keep the model's names, all numbers are float32.
-What ONNX can't express (masks, states kept between calls, some activations) is refused, never approximated.
+Masks, which ONNX lacks, become lengths of rows put in order (`onnx_masks`): exact, for every mask that a model makes
+itself. What ONNX can't express (states kept between calls, selu inside a GRU) is refused, never approximated.
 """
 
 from __future__ import annotations
