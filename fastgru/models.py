@@ -13,12 +13,13 @@ import numpy as np
 
 from . import formats
 from .formats import FormatError, ModelFile
-from .graph import Graph, GraphReader, chain, input_arrays, input_masks, read_onnx_graph
+from .graph import Graph, GraphReader, chain, input_arrays, input_masks, learns, read_onnx_graph, train, untrainable
 from .layers.base import NEWEST, Array, Dialect, Layer, Shape
 from .layers.core import Input
 from .layers.ignored import ignored
 from .layers.onnx_input import OnnxInput, onnx_inputs
 from .layers.reader import Reader
+from .layers.training_step import Back, TrainingStep
 from .streaming import ModelStream
 
 #: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
@@ -250,12 +251,47 @@ class Model(Layer):
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         """As a layer of another model: outputs in the order of the config, with their masks."""
-        values = self._inputs(x)
-        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(values)
-        if isinstance(x, Mapping) and isinstance(mask, Mapping):
-            masks = [mask[end.name] for end in self.inputs]
-        outputs, shown = self.graph.run(values, list(masks), num_threads)
+        outputs, shown = self.graph.run(self._inputs(x), self._masks(x, mask), num_threads)
         return (outputs[0], shown[0]) if len(outputs) == 1 else (outputs, shown)
+
+    def learns(self) -> bool:
+        """Whether any layer has weights that get gradients."""
+        return learns(self.graph)
+
+    def untrainable(self) -> str:
+        """Why the model cannot be trained, naming the layer; empty where it can."""
+        return untrainable(self.graph)
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        """`forward` as in training, and the way back: see `Layer.train`.
+
+        ``back`` returns the gradients of the inputs in the structure of ``x``: None for those that have none, or that
+        are not reached because a layer before the first weights has no way back.
+        """
+        values, masks = self._inputs(x), self._masks(x, mask)
+        whole = not untrainable(self.graph, True)
+        outputs, shown, go_back = train(self.graph, values, masks, step, input_gradients=whole)
+
+        def back(dy: Any) -> Any:
+            dxs = go_back(dy if len(outputs) > 1 else [dy])
+            dxs = [None if d is None else d.reshape(np.shape(v)) for d, v in zip(dxs, self._given(x), strict=True)]
+            if isinstance(x, Mapping):
+                return dict(zip([end.name for end in self.inputs], dxs, strict=True))
+            return dxs if isinstance(x, (list, tuple)) else dxs[0]
+
+        return (*((outputs[0], shown[0]) if len(outputs) == 1 else (outputs, shown)), back)
+
+    def _given(self, x: Any) -> list[Any]:
+        """What ``x`` holds for each input."""
+        if isinstance(x, Mapping):
+            return [x[end.name] for end in self.inputs]
+        return list(x) if isinstance(x, (list, tuple)) else [x]
+
+    def _masks(self, x: Any, mask: Any) -> list[Any]:
+        """One mask, or None, for each input."""
+        if isinstance(x, Mapping) and isinstance(mask, Mapping):
+            return [mask[end.name] for end in self.inputs]
+        return list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(self.inputs)
 
     def __call__(
         self,

@@ -5,6 +5,7 @@ from .inputs import input_arrays, input_masks
 from .onnx_graph import read_onnx_graph
 from .plan import Graph, Node, Ref, chain, leaves
 from .samples import sample_inputs
+from .training import learns, train, untrainable
 
 __all__ = [
     "Functional",
@@ -15,7 +16,10 @@ __all__ = [
     "chain",
     "input_arrays",
     "input_masks",
+    "learns",
     "leaves",
     "read_onnx_graph",
     "sample_inputs",
+    "train",
+    "untrainable",
 ]

@@ -85,23 +85,36 @@ def train(
                 _go_back(node, back, found, gradients)
             for _, slot in node.outputs:
                 gradients[slot] = []
-        return [_total(gradients[slot]) for slot in graph.inputs]
+        return [_total(gradients[slot]) if input_gradients else None for slot in graph.inputs]
 
     return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs], go_back
 
 
 def _wanted(graph: Graph, input_gradients: bool) -> list[bool]:
-    """Which calls gradients pass: those with weights to train, or with inputs that depend on such."""
+    """Which calls gradients pass: on the way from the outputs (not only through a mask) to weights that are trained."""
     depends = [False] * graph.slots
     for slot in graph.inputs:
         depends[slot] = input_gradients
-    wanted = []
+    before = []
     for node in graph.nodes:
-        goes_back = node.layer.learns() or any(depends[ref.slot] for ref in leaves((node.x, node.state), Ref))
-        wanted.append(goes_back)
+        before.append(node.layer.learns() or any(depends[ref.slot] for ref in _differentiable(node)))
         for _, slot in node.outputs:
-            depends[slot] = goes_back
-    return wanted
+            depends[slot] = before[-1]
+    reached = [False] * graph.slots
+    for slot in graph.outputs:
+        reached[slot] = True
+    wanted = []
+    for node, depends_on in zip(reversed(graph.nodes), reversed(before), strict=True):
+        wanted.append(depends_on and any(reached[slot] for _, slot in node.outputs))
+        if wanted[-1]:
+            for ref in _differentiable(node):
+                reached[ref.slot] = True
+    return wanted[::-1]
+
+
+def _differentiable(node: Node) -> list[Ref]:
+    """The slots that a call has a gradient for, when it has one at all."""
+    return leaves((node.x, node.state), Ref)
 
 
 def _call(

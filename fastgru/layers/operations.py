@@ -18,6 +18,8 @@ from ..formats.untrusted import FormatError
 from .activations import function, log_softmax, softmax
 from .base import NEWEST, Array, Layer, as_float32
 from .merge import batched_product
+from .operations_backward import BACKS
+from .training_step import Back, TrainingStep
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -302,8 +304,31 @@ class Operation(Layer):
             y = y.astype(np.float32)
         return y, None
 
+    def untrainable(self) -> str:
+        if self.operation in BACKS:
+            return ""
+        known = ", ".join(sorted(BACKS))
+        return f"cannot train through operation {self.name!r} ({self.operation}): only through {known}"
+
+    def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
+        y, none = self.forward(x, mask, step.num_threads)
+        positional, named = x
+        given = inspect.signature(self._run).bind(*positional, **{**self.parameters, **named}).arguments
+
+        def back(dy: Array) -> tuple[list[Any], dict[str, Any]]:
+            found = {key: _as_float32(value) for key, value in BACKS[self.operation](dy, y, **given).items()}
+            by_name = {key: found.get(key) for key in named}
+            return [found.get(key) for key, _ in zip(given, positional, strict=False)], by_name
+
+        return y, none, back
+
     def describe(self) -> str:
         return ", ".join(f"{k} {v}" for k, v in self.parameters.items())
+
+
+def _as_float32(gradient: Any) -> Any:
+    """Constants of Python and NumPy may have made a gradient float64."""
+    return [as_float32(g) for g in gradient] if isinstance(gradient, list) else as_float32(gradient)
 
 
 def from_keras3(class_name: str, config: Mapping[str, Any], name: str, reader: Reader) -> Layer:

@@ -114,7 +114,7 @@ class TrainingStep:
     def add(self, layer: Layer, name: str, gradient: Gradient) -> None:
         """Leave a weight's gradient; those of several calls of one layer are added up."""
         found = self.gradients.setdefault(layer, {})
-        found[name] = found[name] + gradient if name in found else gradient  # type: ignore[operator]
+        found[name] = found[name] + gradient if name in found else gradient
 
     def note_logits(self, y: Array, x: Array, activation: Any) -> None:
         """Remember that y = activation(x), where a loss may prefer x."""
