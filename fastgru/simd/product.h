@@ -64,18 +64,22 @@ static FG_INLINE void tile(const int R, const int P, const int V, const int D, c
         ahead += advance;
         term(R, P, V, D, acc, xr, k, w, w_panel);
     }
+    /* strides in locals: a store through a vector may change whatever *io holds, as far as the compiler knows */
+    const float *start = io->start + row * io->start_row, *last = io->last + row * io->last_row;
+    float *out = io->out + row * io->out_row;
+    const int64_t start_row = io->start_row, last_row = io->last_row, out_row = io->out_row, out_last = io->out_last;
+    const int64_t start_panel = io->start_panel, last_panel = io->last_panel, out_panel = io->out_panel;
     FG_UNROLL
     for (int r = 0; r < R; r++) {
         FG_UNROLL
         for (int p = 0; p < P; p++) {
-            const float *start = io->start + (row + r) * io->start_row + p * io->start_panel;
-            const float *last = io->last + (row + r) * io->last_row + p * io->last_panel;
-            float *out = io->out + (row + r) * io->out_row + p * io->out_panel;
             FG_UNROLL
             for (int v = 0; v < V - 1; v++)
-                v_store(out + v * VEC_WIDTH, v_add(v_load(start + v * VEC_WIDTH), acc[r][p * V + v]));
-            v_store(out + io->out_last, v_add(v_load(last), acc[r][p * V + V - 1]));
+                v_store(out + p * out_panel + v * VEC_WIDTH,
+                        v_add(v_load(start + p * start_panel + v * VEC_WIDTH), acc[r][p * V + v]));
+            v_store(out + p * out_panel + out_last, v_add(v_load(last + p * last_panel), acc[r][p * V + V - 1]));
         }
+        start += start_row, last += last_row, out += out_row;
     }
 }
 
@@ -148,7 +152,7 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
                 int64_t left = rows - row;
                 int64_t R = left >= 2 * VEC_ROWS || left == VEC_ROWS ? VEC_ROWS
                           : left < VEC_ROWS ? left : (left + 1) / 2;
-                int64_t count = left >= 2 * VEC_ROWS ? left / VEC_ROWS - 1 : 1;
+                int64_t count = left % VEC_ROWS == 0 ? left / VEC_ROWS : left >= 2 * VEC_ROWS ? left / VEC_ROWS - 1 : 1;
                 one_panel[V - 1][R - 1](&b, row, count);
                 row += R * count;
             }
