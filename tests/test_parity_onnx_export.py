@@ -13,9 +13,11 @@ import pytest
 from test_drop_in import SHARED, assert_close, golden_models, outputs_of, pairs_of
 
 from fastgru import layers, nn
+from fastgru.convert import onnx_operations
 from fastgru.convert.to_onnx import onnx_model
 from fastgru.formats import FormatError
 from fastgru.graph import Graph, Node, Ref
+from fastgru.layers.operations import OPERATIONS, Operation
 from fastgru.loading import load
 from fastgru.models import Model, Sequential, walk
 
@@ -134,7 +136,9 @@ def check_file(path: Path, expected: Path) -> None:
             model.batch_first = True
         run = session(model)
         names = [end.name for end in run.get_outputs()]
-        found = run.run(names, {name: arrays[name].astype(np.float32) for name in ("x", "h0")})
+        x = arrays["x"].astype(np.float32)
+        h0 = arrays["h0"] if "h0" in arrays.files else np.zeros_like(arrays["h_n"])
+        found = run.run(names, {"x": x, "h0": h0.astype(np.float32)})
         for name, value in zip(names, found, strict=True):
             assert_close(value, arrays[name], stem)
 
@@ -333,3 +337,119 @@ def test_recurrent_layers_with_masks_and_states(seed: int) -> None:
 def halves_of(layer: Any) -> list[layers.RNN]:
     both = isinstance(layer, layers.Bidirectional)
     return [layer.forward_layer, layer.backward_layer] if both else [layer]
+
+
+# -- op nodes -------------------------------------------------------------------------------
+
+A, B = Ref(0), Ref(1)
+#: Operation, positional arguments (A and B are the inputs), named arguments.
+CALLS: list[tuple[str, list[Any], dict[str, Any]]] = [
+    *((name, [A, B], {}) for name in "Add Subtract Multiply Divide TrueDivide Maximum Minimum".split()),
+    *((name, [A, 0.5], {}) for name in "Add Subtract Multiply Divide Maximum Minimum".split()),
+    *((name, [2, A], {}) for name in "Add Subtract Multiply Divide Maximum Minimum".split()),
+    ("Add", [A, np.arange(WIDTH, dtype=np.float32)], {}),
+    ("Power", [A, 2], {}),
+    ("Power", [A, 3.0], {}),
+    *((name, [A], {}) for name in "Negative Absolute Abs Square Exp Sign Floor Round Sin Cos Reciprocal".split()),
+    *((name, [Ref(2)], {}) for name in "Sqrt Rsqrt Log".split()),  # A squared
+    *((name, [A, B], {}) for name in "Equal NotEqual Greater GreaterEqual Less LessEqual".split()),
+    *((name, [A, B], {}) for name in "LogicalAnd LogicalOr".split()),
+    ("LogicalNot", [A], {}),
+    *(
+        (name, [A], {"axis": axis})
+        for name in "Mean Sum Prod Max Min Any All".split()
+        for axis in (None, 1, -1, [0, 2])
+    ),
+    *((name, [A], {"axis": 1, "keepdims": True}) for name in "Mean Sum Prod Max Min Any All".split()),
+    ("Cast", [A], {"dtype": "int32"}),
+    ("Cast", [A], {"dtype": "bool"}),
+    ("Cast", [A], {"dtype": "float16"}),
+    ("GetItem", [A, -1], {}),
+    ("GetItem", [A, (slice(None), -1)], {}),
+    ("GetItem", [A, (slice(None), slice(1, None, 2))], {}),
+    ("GetItem", [A, (slice(None), slice(None, None, -1), 0)], {}),
+    ("GetItem", [A, (slice(None), slice(-2, None, -2), slice(0, -1))], {}),
+    ("GetItem", [A, (slice(None), slice(None), slice(2, None, -1))], {}),
+    ("GetItem", [A, (Ellipsis, None, 1)], {}),
+    ("GetItem", [A, (slice(None), None, 2, Ellipsis)], {}),
+    ("GetItem", [A, [None, 0, None, slice(None), 1, None]], {}),
+    ("Where", [Ref(3), A, B], {}),  # A > B
+    ("Where", [Ref(3), 1.0, A], {}),
+    ("Clip", [A], {"x_min": -0.5, "x_max": 0.7}),
+    ("Clip", [A, -0.5, None], {}),
+    ("Reshape", [A], {"newshape": [-1, STEPS * WIDTH]}),
+    ("Reshape", [A], {"newshape": [-1, WIDTH, STEPS]}),
+    ("Reshape", [A], {"newshape": [None, 2, -1]}),
+    ("Reshape", [A], {"newshape": [ROWS, STEPS * WIDTH]}),
+    ("ExpandDims", [A], {"axis": -1}),
+    ("ExpandDims", [A], {"axis": 1}),
+    ("ExpandDims", [A], {"axis": [0, 2]}),
+    ("Squeeze", [Ref(4)], {"axis": -1}),  # the last column of A, kept as a column
+    ("Squeeze", [Ref(4)], {"axis": [2]}),
+    ("Transpose", [A], {}),
+    ("Transpose", [A], {"axes": [0, 2, 1]}),
+    ("Swapaxes", [A, 1, -1], {}),
+    ("Concatenate", [[A, B]], {"axis": 1}),
+    ("Concatenate", [[A, B]], {}),
+    ("Stack", [[A, B]], {"axis": 1}),
+    ("Stack", [[A, B]], {"axis": -1}),
+    ("Repeat", [A, 3], {"axis": 1}),
+    ("Repeat", [A, 2], {"axis": -1}),
+    ("Tile", [A, [1, 2, 3]], {}),
+    ("Tile", [A, [2, 1]], {}),
+    ("Flip", [A], {"axis": 1}),
+    ("Flip", [A], {}),
+    ("ZerosLike", [A], {}),
+    ("OnesLike", [A], {}),
+    ("Matmul", [A, Ref(5)], {}),  # B with its last axes swapped
+    *((name, [A], {}) for name in "Softmax LogSoftmax Relu Relu6 LeakyRelu Sigmoid Tanh HardSigmoid Softplus".split()),
+    *((name, [A], {}) for name in "Softsign Elu Selu Silu Gelu Identity StopGradient".split()),
+    ("Gelu", [A], {"approximate": False}),
+    ("Elu", [A], {"alpha": 0.4}),
+    ("LeakyRelu", [A], {"negative_slope": 0.1}),
+    ("Softmax", [A], {"axis": 1}),
+]
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("call", CALLS, ids=lambda c: f"{c[0]}{c[1][1:]}{c[2]}")
+def test_operations(call: tuple[str, list[Any], dict[str, Any]], free: bool) -> None:
+    name, positional, named = call
+    if free and name == "Reshape" and named["newshape"] == [ROWS, STEPS * WIDTH]:
+        free = False
+    made = [
+        Node(Operation("Square", {}, "square"), ([A], {}), ((0, 2),)),
+        Node(Operation("Greater", {}, "greater"), ([A, B], {}), ((0, 3),)),
+        Node(Operation("GetItem", {}, "column"), ([A, (slice(None), slice(None), slice(2, 3))], {}), ((0, 4),)),
+        Node(Operation("Transpose", {"axes": [0, 2, 1]}, "swap"), ([B], {}), ((0, 5),)),
+        Node(Operation(name, {}, "op"), (positional, named), ((0, 6),)),
+    ]
+    shape = (None if free else STEPS, WIDTH)
+    ends = [layers.Input(shape, name=end) for end in "ab"]
+    model = Model(Graph(tuple(made), (0, 1), (6,), 7), {n.layer.name: n.layer for n in made}, ends, ["op"])
+    b = RNG.standard_normal(X.shape).astype(np.float32)
+    b[0] = X[0]
+    agree(model, [X, b], OPSETS[len(str(call)) % 3])
+
+
+def test_whole_numbers_stay_whole() -> None:
+    """ids + 1 reach an Embedding as int64; a comparison of ids makes a mask."""
+    embedding = layers.Embedding(9, 4, name="embedding")
+    embedding.build((), np.random.default_rng(0))
+    gru = layers.GRU(3, name="gru")
+    gru.build((0, 0, 4), np.random.default_rng(0))
+    nodes = (
+        Node(Operation("Add", {}, "add"), ([A, 1], {}), ((0, 1),)),
+        Node(Operation("NotEqual", {}, "not_equal"), ([A, 0], {}), ((0, 2),)),
+        Node(embedding, Ref(1), ((0, 3),)),
+        Node(gru, Ref(3), ((0, 4),), mask=Ref(2)),
+        Node(Operation("Sum", {"axis": 1}, "sum"), ([Ref(1)], {}), ((0, 5),)),
+    )
+    names = {n.layer.name: n.layer for n in nodes}
+    model = Model(Graph(nodes, (0,), (4, 5), 6), names, [layers.Input((None,), "int32", "ids")], ["gru", "sum"])
+    agree(model, np.array([[1, 2, 3, 0], [0, 7, 0, 2], [0, 0, 0, 0]]))
+
+
+def test_every_exported_operation_is_tested() -> None:
+    assert {call[0] for call in CALLS} == set(onnx_operations.OPERATIONS)
+    assert set(OPERATIONS) - set(onnx_operations.OPERATIONS) == {"FloorDivide", "Mod", "Log1p"}
