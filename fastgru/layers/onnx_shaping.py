@@ -151,6 +151,19 @@ def _gather_elements(node: NodeSpec, x: Array, indices: Array) -> Array:
     return np.take_along_axis(x[head], _index(indices, x.shape[axis]), axis)
 
 
+def _scatter_elements(node: NodeSpec, x: Array, indices: Array, updates: Array) -> Array:
+    axis = axis_of(node.integer("axis", 0), x.ndim)
+    if node.text("reduction", "none") != "none":
+        raise ValueError("attribute reduction: expected none")
+    fits = all(n <= m for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if i != axis)
+    if not fits or updates.shape != indices.shape:
+        raise ValueError("indices: expected the shape of the updates, within that of the data")
+    y = x.copy()
+    head = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
+    np.put_along_axis(y[head], _index(indices, x.shape[axis]), updates, axis)
+    return y
+
+
 def _gather_nd(node: NodeSpec, x: Array, indices: Array) -> Array:
     batch = node.integer("batch_dims", 0)
     depth = indices.shape[-1]
@@ -281,6 +294,7 @@ SHAPING: dict[str, Operator] = {
     "Split": Operator(_split, (1, 2), ("axis", "split", "num_outputs"), outputs=_MOST, rearranges=True),
     "Gather": Operator(_gather, (2, 2), ("axis",)),
     "GatherElements": Operator(_gather_elements, (2, 2), ("axis",)),
+    "ScatterElements": Operator(_scatter_elements, (3, 3), ("axis", "reduction")),
     "GatherND": Operator(_gather_nd, (2, 2), ("batch_dims",)),
     "ReverseSequence": Operator(_reverse_sequence, (2, 2), ("batch_axis", "time_axis")),
     "Concat": Operator(_concat, (1, _MOST), ("axis",), rearranges=True),
