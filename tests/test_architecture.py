@@ -41,7 +41,7 @@ READERS = {"reference": {"demo"}, "face": {"demo", "cli", "integrations"}}
 LAZY = {
     "pyfive": {"formats"},
     "h5py": {"formats"},
-    "onnx": {"formats", "convert"},
+    "onnx": {"formats", "convert", "integrations"},
     "tqdm": {"models", "cli", "tables", "training", "recommend"},
     "keras": {"convert", "demo", "integrations"},
     "onnxruntime": {"convert"},

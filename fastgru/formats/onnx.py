@@ -18,7 +18,7 @@ from .untrusted import LIMITS, REMEDIES, Source
 __all__ = ["OPSETS", "looks_like_onnx", "read_onnx"]
 
 #: Versions of the standard operators whose meaning is known here: 7 brought NumPy's broadcasting.
-OPSETS = range(7, 27)
+OPSETS = range(7, 29)
 _IR = range(3, 15)
 _STANDARD = ("", "ai.onnx")
 #: Tags of the fields that may follow ir_version: producer_name, producer_version, domain, model_version, doc_string,

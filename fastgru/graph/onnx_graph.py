@@ -180,16 +180,15 @@ class _Reader:
         values = [self._constants.get(n) if n else None for n in entry.inputs]
         if not layer.operator.rearranges or any(v is None and n for v, n in zip(values, entry.inputs, strict=True)):
             return False
-        size = sum(v.nbytes for v in values if v is not None)
-        if size > self._room:
+        if sum(v.nbytes for v in values if v is not None) > self._room:
             return False
-        self._room -= size
         try:
             made, _ = layer.forward(tuple(values), None, 1)
         except ValueError as error:
             raise self._bad(str(error)) from error
         for name, value in zip(entry.outputs, made if isinstance(made, list) else [made], strict=False):
             if name:
+                self._room -= value.nbytes * (value.base is None)  # views cost nothing
                 self._constants[name] = _locked(value)
         return True
 

@@ -70,7 +70,7 @@ def _divide(a: Array, b: Array) -> Any:
 def _modulo(node: NodeSpec, a: Array, b: Array) -> Any:
     if node.integer("fmod", 0):
         return np.fmod(a, b)
-    if a.dtype.kind == "f":
+    if a.dtype.kind == "f" and node.opset < 28:
         raise ValueError("attribute fmod: expected 1 for floats, found 0")
     return np.mod(a, b)
 

@@ -92,7 +92,7 @@ class GRU(OnnxNode):
         shape = (rows, steps, len(cells), hidden) if batch_first else (steps, len(cells), rows, hidden)
         y = np.empty(shape, np.float32) if wants_y else None
         for d, (cell, reverse) in enumerate(zip(cells, self.attributes.reverses, strict=True)):
-            out = None if y is None else y[:, :, d] if batch_first else y[:, d]
+            out = None if y is None or not y.size else y[:, :, d] if batch_first else y[:, d]
             h0 = None if start is None else np.ascontiguousarray(start[d], np.float32)
             y_h[d] = self._direction(cell, x, h0, lengths, reverse, out, num_threads)
         if steps == 0 or (lengths is not None and not lengths.all()):

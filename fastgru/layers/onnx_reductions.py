@@ -27,6 +27,21 @@ def _reduction(function: Callable[..., Any]) -> Operator:
     return Operator(run, (1, 2), ("axes", "keepdims", "noop_with_empty_axes"))
 
 
+def _extreme(function: Callable[..., Any], sign: float) -> Callable[..., Any]:
+    """The largest or smallest of nothing is the least or most that the type has."""
+
+    def run(x: Array, axis: Any, keepdims: bool) -> Any:
+        if x.dtype.kind == "f":
+            initial: Any = -sign * np.inf
+        elif x.dtype.kind == "b":
+            initial = sign < 0
+        else:
+            initial = np.iinfo(x.dtype).min if sign > 0 else np.iinfo(x.dtype).max
+        return function(x, axis=axis, keepdims=keepdims, initial=initial)
+
+    return run
+
+
 def _sum(x: Array, axis: Any, keepdims: bool) -> Any:
     return np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
 
@@ -124,8 +139,8 @@ def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | N
 REDUCTIONS: dict[str, Operator] = {
     "ReduceSum": _reduction(_sum),
     "ReduceMean": _reduction(_mean),
-    "ReduceMax": _reduction(np.max),
-    "ReduceMin": _reduction(np.min),
+    "ReduceMax": _reduction(_extreme(np.max, 1.0)),
+    "ReduceMin": _reduction(_extreme(np.min, -1.0)),
     "ReduceProd": _reduction(_prod),
     "ReduceL1": _reduction(_l1),
     "ReduceL2": _reduction(_l2),

@@ -220,8 +220,8 @@ def _pad(
     node: NodeSpec, x: Array, pads: Array | None = None, value: Array | None = None, axes: Array | None = None
 ) -> Array:
     mode = node.text("mode", "constant")
-    if mode != "constant":
-        raise ValueError(f"attribute mode: expected 'constant', found {mode!r}")
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        raise ValueError(f"attribute mode: expected constant, edge, reflect or wrap, found {mode!r}")
     given = node.integers("pads") if pads is None else tuple(whole(pads, "pads"))
     named = axes_of(node, axes, x.ndim)
     named = tuple(range(x.ndim)) if named is None else named
@@ -235,6 +235,9 @@ def _pad(
         for i, n in enumerate(x.shape)
     )
     width = [(max(0, before.get(i, 0)), max(0, after.get(i, 0))) for i in range(x.ndim)]
+    if mode != "constant":
+        how: Any = mode  # NumPy's names are the same
+        return np.pad(x[cut], width, how)
     fill: Any = node.number("value", 0.0) if value is None else value.reshape(())
     return np.pad(x[cut], width, constant_values=fill)
 
@@ -304,6 +307,6 @@ SHAPING: dict[str, Operator] = {
     "Shape": Operator(_shape, (1, 1), ("start", "end"), rearranges=True),
     "Size": Operator(_size, (1, 1)),
     "ConstantOfShape": Operator(_constant_of_shape, (1, 1), ("value",)),
-    "Range": Operator(_range, (3, 3)),
+    "Range": Operator(_range, (3, 3), ("stash_type",)),
     "OneHot": Operator(_one_hot, (3, 3), ("axis",)),
 }
