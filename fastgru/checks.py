@@ -55,6 +55,8 @@ def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...
         raise TypeError(f"{name}: expected a float32 ndarray, found {found}")
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, found {value.shape}")
+    if not value.size:
+        return value  # nothing is written; the strides of an empty view are 0
     flat = _overlaps_itself(value)
     contiguous = value.shape[-1] <= 1 or value.strides[-1] == 4
     if not value.flags.writeable or not value.flags.aligned or flat or not contiguous:

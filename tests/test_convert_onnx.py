@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_drop_in import SHARED, golden_models, outputs_of, pairs_of
 
-from fastgru import nn
+from fastgru import layers, nn
 from fastgru.convert import to_onnx
 from fastgru.convert.to_onnx import onnx_model
+from fastgru.formats import FormatError, read_bytes
+from fastgru.loading import from_file, load
+from fastgru.models import Model, OnnxModel, Sequential
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
 
@@ -81,3 +86,138 @@ def test_too_large_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_objects_are_refused() -> None:
     with pytest.raises(TypeError, match="^model: expected a Model, nn.GRU or nn.GRUCell, found dict"):
         onnx_model({})  # type: ignore[arg-type]
+
+
+# -- Keras-shaped models --------------------------------------------------------------------
+
+
+def test_names_and_free_sizes_of_a_model() -> None:
+    model = Sequential([layers.Input((None, 3), name="x"), layers.GRU(4, return_sequences=True), layers.Dense(2)])
+    model.predict(np.zeros((1, 2, 3)))
+    proto = checked(model)
+    assert ends(proto.graph.input) == {"x": ["N", "T", 3]}
+    assert ends(proto.graph.output) == {"dense": ["N", "T", 2]}
+    assert {t.name for t in proto.graph.initializer} >= {"gru/W", "gru/R", "gru/B", "dense/kernel", "dense/bias"}
+
+
+def test_ids_are_int64_whatever_the_input_says() -> None:
+    model = Sequential([layers.Input((None,), name="ids"), layers.Embedding(7, 3), layers.GRU(2)])
+    model.predict(np.zeros((1, 2), int))
+    (end,) = checked(model).graph.input
+    assert end.type.tensor_type.elem_type == onnx.TensorProto.INT64
+
+
+def test_an_input_without_a_shape_takes_what_the_first_layer_does() -> None:
+    model = Sequential([layers.Dropout(0.1), layers.Bidirectional(layers.GRU(4))])
+    model.predict(np.zeros((1, 2, 3)))
+    assert ends(checked(model).graph.input) == {"input": ["N", "T", 3]}
+    model = Sequential([layers.Dense(4)])
+    model.predict(np.zeros((1, 3)))
+    with pytest.raises(FormatError, match=r"^ONNX: .* put layers.Input\(shape\) first"):
+        onnx_model(model)
+
+
+def test_a_shared_layer_is_stored_once() -> None:
+    from fastgru.graph import Graph, Node, Ref
+
+    gru, add = layers.GRU(3, name="gru"), layers.Add(name="add")
+    gru.build((1, 1, 2), np.random.default_rng(0))
+    nodes = (Node(gru, Ref(0), ((0, 2),)), Node(gru, Ref(1), ((0, 3),)), Node(add, [Ref(2), Ref(3)], ((0, 4),)))
+    two = [layers.Input((None, 2), name=name) for name in "ab"]
+    proto = checked(Model(Graph(nodes, (0, 1), (4,), 5), {"gru": gru, "add": add}, two, ["add"]))
+    assert [t.name for t in proto.graph.initializer] == ["gru/W", "gru/R", "gru/B", "constant"]
+    assert [n.op_type for n in proto.graph.node].count("GRU") == 2
+    assert ends(proto.graph.input) == {"a": ["N", "T_a", 2], "b": ["N", "T_b", 2]}
+
+
+def test_no_nodes_are_left_that_nothing_needs() -> None:
+    """A mask that no layer looks at."""
+    model = Sequential([layers.Input((5,)), layers.Embedding(7, 3, mask_zero=True), layers.Flatten(), layers.Dense(2)])
+    model.predict(np.zeros((1, 5), int))
+    assert [n.op_type for n in checked(model).graph.node] == ["Gather", "Flatten", "MatMul", "Add"]
+
+
+def test_a_layer_without_weights_is_refused() -> None:
+    model = Sequential([layers.Input((None, 3)), layers.GRU(4, name="mine")])
+    with pytest.raises(FormatError, match=r"^ONNX: layer 'mine' \(GRU\): has no weights yet"):
+        onnx_model(model)
+
+
+def test_an_unknown_layer_is_refused_by_name() -> None:
+    class Mine(layers.Layer):
+        pass
+
+    inner = Sequential([layers.Input((None, 3)), Mine("mine")], name="inner")
+    with pytest.raises(FormatError, match="^ONNX: layer 'inner/mine' .Mine.: has no counterpart in ONNX"):
+        onnx_model(Sequential([layers.Input((None, 3)), inner]))
+
+
+@pytest.mark.parametrize("flag", ["stateful", "time_major"])
+def test_what_onnx_has_not_is_refused(flag: str) -> None:
+    gru = layers.GRU(4, name="mine", **{flag: True})
+    gru.build((1, 1, 3), np.random.default_rng(0))
+    with pytest.raises(FormatError, match=rf"^ONNX: layer 'mine' \(GRU\): {flag}"):
+        onnx_model(Sequential([layers.Input((None, 3)), gru]))
+
+
+# -- there and back -------------------------------------------------------------------------
+
+
+def read_back(data: bytes) -> OnnxModel:
+    model = from_file(read_bytes(data, "there.onnx"))
+    assert isinstance(model, OnnxModel)
+    return model
+
+
+def listed(y: Any) -> list[Any]:
+    return list(y.values()) if isinstance(y, dict) else list(y) if isinstance(y, (list, tuple)) else [y]
+
+
+def there_and_back(path: Path, expected: Path) -> None:
+    """fastgru.load → ONNX → fastgru, and ONNX → ONNX → fastgru, keep predictions within 1e-6."""
+    with np.load(expected) as arrays:
+        model = load(path, prefix=str(arrays["prefix"]) if "prefix" in arrays.files else None)
+        try:
+            data = onnx_model(model)
+        except FormatError as error:
+            assert "stateful" in str(error) or "time_major" in str(error) or "selu" in str(error)
+            pytest.skip(f"refused: {error}")
+        back = read_back(data)
+        again = read_back(onnx_model(back))
+        if isinstance(model, Model):
+            calls = [(x, outputs_of(model.predict(x), arrays)) for x, _ in pairs_of(model, arrays)]
+        else:
+            x, h0 = (arrays[n].astype(np.float32) for n in ("x", "h0" if "h0" in arrays.files else "h_n"))
+            x = x.swapaxes(0, 1) if isinstance(model, nn.GRU) else x
+            calls = [([x, h0], listed(model(x, h0)))] if isinstance(model, nn.GRU) else [([x, h0], [model(x, h0)])]
+    for x, ys in calls:
+        for found, second, y in zip(listed(back.predict(x)), listed(again.predict(x)), ys, strict=True):
+            np.testing.assert_allclose(found, y, rtol=0, atol=1e-6 * max(1.0, float(np.nanmax(np.abs(y)))))
+            np.testing.assert_array_equal(found, second)
+
+
+@pytest.mark.parametrize("pair", golden_models(), ids=lambda p: p[0].name)
+def test_golden_there_and_back(pair: tuple[Path, Path]) -> None:
+    there_and_back(*pair)
+
+
+@pytest.mark.parametrize("names", SHARED, ids=lambda n: n[0])
+def test_shared_there_and_back(names: tuple[str, str], shared: Path) -> None:
+    there_and_back(shared / "models" / names[0], shared / "models" / names[1])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_empty_batches_and_sequences_there_and_back(rows: int, steps: int) -> None:
+    """ONNX Runtime can't be asked: it aborts the process."""
+    stack = [
+        layers.Masking(),
+        layers.Bidirectional(layers.GRU(4, return_sequences=True)),
+        layers.GRU(3),
+        layers.Dense(2),
+    ]
+    model = Sequential([layers.Input((None, 3)), *stack])
+    model.predict(np.zeros((1, 2, 3)))
+    x = np.random.default_rng(0).standard_normal((rows, steps, 3)).astype(np.float32)
+    x[:, 1:2] = 0
+    np.testing.assert_allclose(read_back(onnx_model(model)).predict(x), model.predict(x), rtol=0, atol=1e-6)

@@ -19,8 +19,7 @@ class Compact:
     """What moves steps to the front of their rows and back.
 
     ``mask`` (N, T) bool; ``order`` (N, T): the step that comes to each place, valid ones first; ``before`` (N, T): the
-    number of valid steps before each step; ``count`` (N, 1): that of all; ``lengths`` (N,) int32: the same, at least 1
-    (runtimes differ on 0, so that a row without valid steps runs one, and its results are replaced).
+    number of valid steps before each step; ``count`` (N, 1): that of all; ``lengths`` (N,) int32: the same.
     """
 
     mask: Value
@@ -51,7 +50,7 @@ def _compact(g: Builder, mask: Value) -> Compact:
     shape = g.add("Shape", [mask], (2,), "int64")
     numbers = g.add("Expand", [steps, shape], mask.sizes, "int64")
     order = g.add("ScatterElements", [valid, place, numbers], mask.sizes, "int64", axis=1)
-    lengths = g.cast(g.squeeze(g.binary("Max", count, 1), 1), "int32")
+    lengths = g.cast(g.squeeze(count, 1), "int32")
     return Compact(mask, order, before, count, lengths)
 
 

@@ -7,6 +7,7 @@ itself. What ONNX can't express (states kept between calls, selu inside a GRU) i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +15,14 @@ from .. import gates, nn
 from .._core.isa import check_activation
 from ..formats.untrusted import FormatError
 from ..graph import Graph, Ref, leaves
-from ..layers.base import Layer
+from ..layers.base import Array, Layer
 from ..layers.bidirectional import Bidirectional
 from ..layers.core import Dense, Embedding, Identity, Masking, TimeDistributed
 from ..layers.recurrent import RNN
-from ..models import Model
+from ..models import Model, OnnxModel
 from .onnx_builder import Builder, Sizes, Value
 from .onnx_graph import declared, run
+from .onnx_rebuilt import rebuilt
 from .onnx_recurrent import Direction, gru
 
 __all__ = ["onnx_model"]
@@ -44,7 +46,7 @@ def onnx_model(model: Model | nn.GRU | nn.GRUCell, *, opset: int = 17) -> bytes:
         y and h_n in PyTorch's shapes; there are no lengths, and h0 must be given (zeros for none). `nn.GRUCell`:
         x (N, I), h0 (N, H) → h_n (N, H).
     opset : int
-        Version of ONNX's operators, 17 or later.
+        Version of ONNX's operators, 17 or later. A model that was read from an ONNX file keeps its own.
 
     Returns
     -------
@@ -74,9 +76,13 @@ def onnx_model(model: Model | nn.GRU | nn.GRUCell, *, opset: int = 17) -> bytes:
         raise ValueError(
             f"opset: expected {_OLDEST_OPSET} … {newest} (what onnx {onnx.__version__} knows), found {opset!r}"
         )
+    if isinstance(model, OnnxModel):
+        _check_size(model.all_tensors(), len(model.graph.nodes))
+        again: bytes = rebuilt(model, _NEWEST_IR).SerializeToString()
+        return again
     g = Builder(opset)
     name, inputs, outputs = _build(g, model)
-    _check_size(g)
+    _check_size(g.tensors, len(g.steps))
     return _serialize(g, name, inputs, outputs)
 
 
@@ -183,8 +189,8 @@ def _shape_for(model: Model) -> tuple[int | None, ...]:
 # -- the file -------------------------------------------------------------------------------
 
 
-def _check_size(g: Builder) -> None:
-    size = sum(a.nbytes for a in g.tensors.values()) + 4096 * (len(g.steps) + len(g.tensors))
+def _check_size(tensors: Mapping[str, Array], steps: int) -> None:
+    size = sum(a.nbytes for a in tensors.values()) + 4096 * (steps + len(tensors))
     if size > _MOST_BYTES:
         raise FormatError(f"ONNX: expected at most {_MOST_BYTES:,} bytes, found weights of {size:,}; split the model")
 

@@ -1,0 +1,77 @@
+"""A model that came from an ONNX file, as an ONNX file again: the graph as it was, at its own opset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..formats.untrusted import FormatError
+from ..models import OnnxModel
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def rebuilt(model: OnnxModel, newest_ir: int) -> onnx.ModelProto:
+    """The graph that ``model`` was read from, with the values of its constants in place of Constant nodes.
+
+    Raises
+    ------
+    FormatError
+        Where the file that was read held types that are not kept, or onnx's checker finds a fault.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    config = model.get_config()
+    inputs = [_described(entry) for entry in config["inputs"]]
+    graph = helper.make_graph(
+        [_node(entry) for entry in config["nodes"]],
+        str(config.get("name") or "graph"),
+        inputs,
+        [onnx.ValueInfoProto(name=name) for name in config["outputs"]],
+        [numpy_helper.from_array(np.ascontiguousarray(t).reshape(t.shape), n) for n, t in model.all_tensors().items()],
+    )
+    sets = [helper.make_opsetid("", config["opset"])]
+    oldest = helper.find_min_ir_version_for(sets)
+    proto = helper.make_model(graph, opset_imports=sets, ir_version=min(max(oldest, 4), newest_ir))
+    proto.producer_name = "fastgru"
+    try:
+        # the types of the outputs are not kept: the operators tell them
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+        del proto.graph.value_info[:]
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise FormatError(f"ONNX: model {model.name!r} can't be written again: {error}") from error
+    return proto
+
+
+def _described(entry: Mapping[str, Any]) -> onnx.ValueInfoProto:
+    from onnx import helper
+
+    try:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(entry["dtype"]))
+    except TypeError as error:
+        raise FormatError(f"ONNX: input {entry['name']!r}: the type {entry['dtype']} is not written") from error
+    shape = entry["shape"]
+    if shape is not None:
+        shape = [f"{entry['name']}_{i}" if n is None else n for i, n in enumerate(shape)]
+    return helper.make_tensor_value_info(entry["name"], kind, shape)
+
+
+def _node(entry: Mapping[str, Any]) -> onnx.NodeProto:
+    import onnx
+    from onnx import helper
+
+    node = helper.make_node(entry["op"], entry["inputs"], entry["outputs"], entry["name"])
+    for key, value in entry["attributes"].items():
+        if isinstance(value, Mapping):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(value["dtype"]))
+            value = helper.make_tensor("value", kind, [len(value["values"])], value["values"])
+        if isinstance(value, list) and not value:
+            node.attribute.append(helper.make_attribute(key, value, attr_type=onnx.AttributeProto.INTS))
+        else:
+            node.attribute.append(helper.make_attribute(key, value))
+    return node
