@@ -19,7 +19,17 @@ from fastgru._core import products as _products
 from fastgru._core.dense import PackedDense
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_activation
-from fastgru.checks import F32, I64, as_array, check_lengths, check_mask, check_offsets, float32, output
+from fastgru.checks import (
+    F32,
+    I64,
+    as_array,
+    check_lengths,
+    check_mask,
+    check_offsets,
+    float32,
+    output,
+    whole_numbers,
+)
 from fastgru.gradients import Gradients, GRUCache, check_trainable, gru_backward
 
 Activation = str | tuple[str, float, float] | tuple[str, float] | tuple[str]
@@ -39,6 +49,7 @@ __all__ = [
     "outer_sum",
     "pack_dense",
     "pack_gru",
+    "sum_rows",
 ]
 
 
@@ -324,6 +335,15 @@ def outer_sum(a: Any, b: Any, *, num_threads: int | None = None, _isa: str | Non
 def column_sums(a: Any, *, _isa: str | None = None) -> F32:
     """Σ over all rows: a (..., M) -> float32 (M,), the gradient of a bias; added as in `outer_sum`."""
     return _products.column_sums(_rows(as_array(a, "a"), "a"), _isa)
+
+
+def sum_rows(values: Any, place: Any, count: int) -> F32:
+    """values (R, U) added up in row place[i] of float32 (count, U), in the order in which they come: sparse gradients."""
+    values = np.ascontiguousarray(float32(values, "values", ("R", "U")))
+    place = whole_numbers(place, "place", (values.shape[0],))
+    if place.size and (place.min() < 0 or place.max() >= count):
+        raise ValueError(f"place: expected 0 … {count - 1}, found {place.min()} … {place.max()}")
+    return _products.sum_rows(values, place, count)
 
 
 def _rows(a: Any, name: str) -> F32:

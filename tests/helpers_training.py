@@ -48,6 +48,23 @@ def differences(loss: Callable[[], float], a: Array) -> Array:
     return gradient
 
 
+def assert_derivative(found: Array, loss: Callable[[], float], a: Array, what: str, atol: float) -> None:
+    """A gradient against differences by some elements of a large ``a``, and along directions that all have a part in."""
+    rng = np.random.default_rng(a.size)
+    assert found.shape == a.shape and found.dtype == np.float32, f"{what}: {found.shape}, {found.dtype}"
+    some = rng.choice(a.size, min(6, a.size), replace=False)
+    directions = [*np.eye(a.size)[some], *rng.choice([-1.0, 1.0], (3, a.size)) / np.sqrt(a.size)]
+    kept = a.copy()
+    for v in directions:
+        a[...] = kept + STEP * v.reshape(a.shape)
+        up = loss()
+        a[...] = kept - STEP * v.reshape(a.shape)
+        right, right_now = (up - loss()) / (2 * STEP), float((found * v.reshape(a.shape)).sum())
+        largest = max(1.0, float(np.abs(found).max()))
+        assert abs(right_now - right) <= atol * largest + 1e-5 * abs(right), f"{what}: {right_now}, expected {right}"
+    a[...] = kept
+
+
 def assert_gradient(found: Any, right: Any, what: str = "", atol: float = 3e-6, rtol: float = 1e-5) -> None:
     """|found - right| <= atol max(1, largest) + rtol |right|: an element is a sum whose terms may cancel."""
     found, right = np.asarray(found), np.asarray(right)

@@ -70,3 +70,19 @@ def column_sums(cnp.ndarray a, isa=None):
             table.column_sums(out, rows, M, terms)
             row += terms
     return result
+
+
+def sum_rows(cnp.ndarray values, cnp.ndarray place, int64_t count):
+    """values (R, U) added up, in order, in row place[i] of `count`: C-contiguous float32, int64, already validated."""
+    cdef int64_t R = cnp.PyArray_DIM(values, 0), U = cnp.PyArray_DIM(values, 1), row, i
+    cdef cnp.ndarray result = np.zeros((count, U), np.float32)
+    cdef float *out = <float *>cnp.PyArray_DATA(result)
+    cdef const float *value = <const float *>cnp.PyArray_DATA(values)
+    cdef const int64_t *where = <const int64_t *>cnp.PyArray_DATA(place)
+    cdef float *into
+    with nogil:
+        for row in range(R):
+            into = out + where[row] * U
+            for i in range(U):
+                into[i] += value[row * U + i]
+    return result

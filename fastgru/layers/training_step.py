@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import ops
+
 if TYPE_CHECKING:
     from .base import Layer
 
@@ -40,11 +42,8 @@ class SparseRows:
     @classmethod
     def summed(cls, ids: Array, values: Array, rows: int) -> SparseRows:
         """Of values (M, U) with repeated ids (M,): those of one id are added in the order in which they come."""
-        order = np.argsort(ids, kind="stable")
-        ordered = ids[order]
-        first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if ids.size else np.zeros(0, np.int64)
-        sums = np.add.reduceat(values[order], first, axis=0) if ids.size else values[:0]
-        return cls(ordered[first].astype(np.int64), sums, rows)
+        unique, place = np.unique(ids, return_inverse=True)
+        return cls(unique.astype(np.int64), ops.sum_rows(values, place.reshape(-1), len(unique)), rows)
 
     def dense(self) -> Array:
         """The whole gradient (rows, U)."""
