@@ -19,6 +19,7 @@ COUNTED = True
 def version() -> str:
     import fastgru
 
+    assert fastgru.load and fastgru.nn  # rooms are imported when they are first asked for: the cost is counted whole
     return f"{fastgru.__version__} ({fastgru.build_info()['isa']})"
 
 
