@@ -85,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
     score.set_defaults(run=_score)
 
+    compared = commands.add_parser("diff", help="compare two model files: tensors, outputs, and why they differ")
+    compared.add_argument("a", metavar="A")
+    compared.add_argument("b", metavar="B")
+    compared.add_argument("--config", metavar="JSON", help=convert_command.CONFIG_HELP)
+    compared.add_argument("--prefix", help="which GRU of a state_dict, e.g. encoder.rnn")
+    compared.add_argument("--atol", type=float, default=0.0, help="what may differ by so much is called equal")
+    compared.set_defaults(run=_diff)
+
     shown = commands.add_parser("demo", help="score models that Keras and PyTorch wrote, compare, time")
     shown.add_argument("--golden", metavar="FOLDER", help="the model files (default: tests/golden of the checkout)")
     shown.set_defaults(run=_demo)
@@ -99,6 +107,19 @@ def _positive(text: str) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     return demo.main([] if arguments.golden is None else ["--golden", arguments.golden])
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    """As diff(1): 0 equal, 1 different, 2 trouble."""
+    from .convert.diff import diff
+
+    try:
+        found = diff(arguments.a, arguments.b, config=arguments.config, prefix=arguments.prefix, atol=arguments.atol)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"fastgru: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(found.lines()))
+    return 0 if found.equal else 1
 
 
 # -- info ----------------------------------------------------------------------------------

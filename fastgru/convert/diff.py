@@ -1,0 +1,335 @@
+"""Two model files compared: tensor by tensor, by what they compute, and by the usual reasons why copies differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import formats, loading, nn
+from ..formats import FormatError
+from ..layers.base import Array
+from ..models import Model
+from .cases import Case, cases
+from .cells import as_model
+from .grus import DirectedGRU, grus_of
+from .report import Comparison
+from .suspects import rounding, suspects
+from .verify import score
+
+__all__ = ["Difference", "TensorDifference", "diff"]
+
+Path = str | os.PathLike[str]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor of A and the one of B that it was compared with; None where one side has none.
+
+    ``max_abs`` is the largest difference, ``relative`` that by the largest value of A; both None where shapes differ.
+    ``note`` says what is known of it: "transposed", "float16", …
+    """
+
+    a: str | None
+    b: str | None
+    shape_a: Shape | None
+    shape_b: Shape | None
+    max_abs: float | None = None
+    relative: float | None = None
+    note: str = ""
+
+    def equal(self, atol: float) -> bool:
+        """Whether both are there and differ by no more than ``atol``."""
+        return self.max_abs is not None and self.max_abs <= atol
+
+
+@dataclass
+class Difference:
+    """What `diff` found.
+
+    Parameters
+    ----------
+    a, b
+        The paths.
+    atol
+        What tensors and outputs may differ by and be called equal; outputs, by float32 rounding at least.
+    tensors
+        Every tensor of either side. GRUs are in PyTorch's layout (gates r z n), whatever the file's own.
+    outputs
+        The whole models on each kind of input that fits both.
+    suspects
+        Named by testing them.
+    notes
+        What was not compared, and why.
+    """
+
+    a: str
+    b: str
+    atol: float = 0.0
+    tensors: list[TensorDifference] = field(default_factory=list)
+    outputs: list[Comparison] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor has its equal, no variant differs, and all outputs agree."""
+        within = all(c.within or c.max_error <= self.atol for c in self.outputs)
+        return all(t.equal(self.atol) for t in self.tensors) and within and not self.suspects
+
+    def lines(self) -> list[str]:
+        """The report, a line each."""
+        return [*self._table(), *self._behaviour(), *(f"suspect: {s}" for s in self.suspects), *self._end()]
+
+    def _table(self) -> list[str]:
+        rows: list[tuple[str, ...]] = [("tensor", "shape", "max abs", "relative", "")]
+        equal = 0
+        for t in self.tensors:
+            if t.max_abs == 0 and t.a is not None:
+                equal += 1
+                continue
+            name = str(t.a) if t.a == t.b else f"{t.a or '–'} / {t.b or '–'}"
+            shape = str(t.shape_a) if t.shape_a == t.shape_b else f"{t.shape_a or '–'} / {t.shape_b or '–'}"
+            missing = "only in A" if t.b is None else "only in B" if t.a is None else t.note
+            numbers = ["–" if v is None else f"{v:.3g}" for v in (t.max_abs, t.relative)]
+            rows.append((name, shape, *numbers, missing))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        shown = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        head = f"A: {self.a}", f"B: {self.b}", f"{equal} of {len(self.tensors)} tensors equal"
+        return [*head, *(shown if len(shown) > 1 else [])]
+
+    def _behaviour(self) -> list[str]:
+        return [f"outputs on inputs of kind {c}" for c in self.outputs]
+
+    def _end(self) -> list[str]:
+        verdict = "different" if not self.equal else "equal" if self.outputs else "equal (the tensors)"
+        return [*(f"note: {note}" for note in self.notes), verdict]
+
+
+def diff(
+    a: Path,
+    b: Path,
+    *,
+    config: Path | Mapping[str, Any] | None = None,
+    prefix: str | None = None,
+    atol: float = 0.0,
+) -> Difference:
+    """Compare two model files of any formats.
+
+    Parameters
+    ----------
+    a, b
+        The files.
+    config
+        The architecture of those that are Keras weights alone, as in `fastgru.load`.
+    prefix
+        Of those that are state_dicts: which GRU.
+    atol
+        What tensors and outputs may differ by and be called equal; outputs, by float32 rounding at least.
+
+    Raises
+    ------
+    FormatError, OSError
+        If a file can't be read.
+    """
+    sides = [_Side(path, config, prefix) for path in (a, b)]
+    ours, theirs = sides
+    found = Difference(ours.file.path, theirs.file.path, atol)
+    found.notes += [note for side in sides for note in side.notes]
+    pairs: list[tuple[DirectedGRU, DirectedGRU]] = []
+    if ours.grus and theirs.grus:
+        pairs = _match_grus(ours.grus, theirs.grus)
+        found.tensors += [row for pair in pairs for row in _gru_rows(*pair)]
+    used = [{n for pair in pairs for n in pair[i].tensors} for i in range(2)]
+    rest = [{n: t for n, t in side.file.tensors.items() if n not in u} for side, u in zip(sides, used, strict=True)]
+    if prefix is not None:
+        rest = [{n: t for n, t in r.items() if s.file.config is not None} for r, s in zip(rest, sides, strict=True)]
+    found.tensors += _other_rows(rest[0], rest[1], other_layout=ours.family != theirs.family)
+    if ours.family != theirs.family:
+        for family, side in ((ours.family, "b"), (theirs.family, "a")):
+            if family == "onnx":
+                _set_aside(found, side)
+    found.suspects = suspects(pairs, atol)
+    found.suspects += [f"{t.a} / {t.b}: transposed kernel" for t in found.tensors if t.note.startswith("transposed")]
+    _compare_outputs(ours, theirs, found)
+    return found
+
+
+class _Side:
+    """One file, its model if it has one, its GRUs."""
+
+    def __init__(self, path: Path, config: Path | Mapping[str, Any] | None, prefix: str | None) -> None:
+        self.file = formats.read(path)
+        if config is not None and self.file.format == "keras-weights":
+            self.file = formats.read(path, config)
+        self.notes: list[str] = []
+        self.model: Model | nn.GRU | nn.GRUCell | None = None
+        try:
+            self.model = loading.from_file(self.file, prefix if self.file.config is None else None)
+        except FormatError as error:
+            why = "weights alone, --config gives the layers" if self.file.format == "keras-weights" else str(error)
+            self.notes.append(f"{self.file.path}: only tensors are compared: {why}")
+        self.grus = grus_of(self.file, self.model if isinstance(self.model, Model) else None)
+        if prefix is not None and self.file.config is None:
+            start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+            self.grus = [g for g in self.grus if all(n.startswith(start) for n in g.tensors)]
+
+    @property
+    def family(self) -> str:
+        """Whose layout the tensors have: a Dense kernel is (I, O) in Keras, (O, I) in PyTorch."""
+        if self.file.config is None and self.file.format != "keras-weights":
+            return "pytorch"
+        return "onnx" if self.file.config and self.file.config.get("class_name") == "OnnxGraph" else "keras"
+
+    @property
+    def layered(self) -> Model | None:
+        return self.model if self.model is None or isinstance(self.model, Model) else as_model(self.model)
+
+
+# ------------------------------------------------------------------------------------------------ tensors
+
+
+def _match_grus(a: list[DirectedGRU], b: list[DirectedGRU]) -> list[tuple[DirectedGRU, DirectedGRU]]:
+    """By name and size, then by order among those of one size, then by order."""
+    pairs: dict[int, DirectedGRU] = {}
+    left = list(b)
+    rules = (
+        lambda x, y: x.name == y.name and x.sizes == y.sizes,
+        lambda x, y: x.sizes == y.sizes,
+        lambda x, y: True,
+    )
+    for fits in rules:
+        for i, ours in enumerate(a):
+            partner = None if i in pairs else next((y for y in left if fits(ours, y)), None)
+            if partner is not None:
+                pairs[i] = partner
+                left.remove(partner)
+    return [(a[i], pairs[i]) for i in sorted(pairs)]
+
+
+def _gru_rows(a: DirectedGRU, b: DirectedGRU) -> Iterable[TensorDifference]:
+    for part, x, y in zip(a.weights._fields, a.weights, b.weights, strict=True):
+        if x is None and y is None:
+            continue
+        # no bias is a bias of zeros
+        x = np.zeros_like(y) if x is None else x
+        y = np.zeros_like(x) if y is None else y
+        yield _row(f"{a.name} {part}", f"{b.name} {part}", x, y)
+
+
+def _row(name_a: str, name_b: str, a: Array, b: Array, other_layout: bool = False) -> TensorDifference:
+    """``other_layout``: one framework's (I, O) is the other's (O, I)."""
+    shapes = a.shape, b.shape
+    turned = a.ndim == 2 and a.T.shape == b.shape and rounding(a, b) is None
+    if turned and other_layout and (a.shape != b.shape or rounding(a.T, b) is not None):
+        a, turned = a.T, False
+    notes = ["transposed"] if turned and rounding(a.T, b) is not None else []
+    if a.shape != b.shape:
+        return TensorDifference(name_a, name_b, *shapes, note=(notes or ["shapes differ"])[0])
+    notes += [] if a.dtype == b.dtype else [f"{a.dtype} / {b.dtype}"]
+    notes += [level for level in [rounding(a, b)] if level]
+    distance = _distance(a, b)
+    scale = float(np.max(np.abs(a), initial=0.0)) if a.dtype.kind in "fiu" else 0.0
+    return TensorDifference(
+        name_a, name_b, *shapes, distance, distance / scale if scale else distance, ", ".join(notes)
+    )
+
+
+def _distance(a: Array, b: Array) -> float:
+    """The largest difference; a NaN or an infinity on one side alone is an infinite one."""
+    wide = np.complex128 if "c" in a.dtype.kind + b.dtype.kind else np.float64
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (a == b) | ((a != a) & (b != b))
+        gap = np.abs(a.astype(wide) - b.astype(wide))
+    return float(np.max(np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap)), initial=0.0))
+
+
+def _other_rows(a: Mapping[str, Array], b: Mapping[str, Array], other_layout: bool) -> list[TensorDifference]:
+    """By name, then by equal values, then by order among those of one shape (or of one transposed), then alone."""
+    rows: list[TensorDifference] = []
+    left = dict(b)
+
+    def take(name: str, partner: str) -> None:
+        rows.append(_row(name, partner, np.asarray(a[name]), np.asarray(left.pop(partner)), other_layout))
+
+    alone = []
+    for name in a:
+        if name in left:
+            take(name, name)
+        else:
+            alone.append(name)
+    for name in alone:
+        shape = np.shape(a[name])
+        equal = [n for n, t in left.items() if np.shape(t) == shape]
+        equal.sort(key=lambda n: not np.array_equal(a[name], left[n]))  # the sort is stable
+        turned = [n for n, t in left.items() if np.shape(t) == shape[::-1]]
+        if equal or turned:
+            take(name, (equal or turned)[0])
+        else:
+            rows.append(TensorDifference(name, None, shape, None))
+    rows += [TensorDifference(None, name, None, np.shape(t)) for name, t in left.items()]
+    return rows
+
+
+def _set_aside(found: Difference, absent: str) -> None:
+    """Constants that only an ONNX graph has (shapes, axes, weights before they are put in order) are no difference."""
+    alone = [t for t in found.tensors if getattr(t, absent) is None]
+    found.tensors = [t for t in found.tensors if getattr(t, absent) is not None]
+    if alone:
+        shown = ", ".join(str(t.a or t.b) for t in alone[:4]) + (", …" if len(alone) > 4 else "")
+        found.notes.append(f"{len(alone)} constants of the ONNX graph have no counterpart: {shown}")
+
+
+# -------------------------------------------------------------------------------------------------- outputs
+
+
+Outputs = list[Array]
+
+
+def _compare_outputs(a: _Side, b: _Side, found: Difference) -> None:
+    """Run both on the same inputs, as far as these fit both."""
+    ours, theirs = a.layered, b.layered
+    if ours is None or theirs is None:
+        return
+    made = cases(ours) or cases(theirs)
+    if not made:
+        found.notes.append("the shape of the inputs is in neither file: outputs not compared")
+    for case in made:
+        try:
+            firsts, seconds = list(_readings(a, ours, case, b)), list(_readings(b, theirs, case, a))
+        except (ValueError, TypeError, IndexError) as error:
+            if case is made[0]:
+                found.notes.append(f"inputs that fit one do not fit the other: outputs not compared ({error})")
+                return
+            continue  # lengths or masks that one of them can't take
+        pairs = [(x, y) for x in firsts for y in seconds if [v.shape for v in x] == [v.shape for v in y]]
+        if not pairs:
+            shapes = [" ".join(str(v.shape) for v in side[0]) for side in (firsts, seconds)]
+            found.notes.append(f"outputs of other shapes: {shapes[0]} in A, {shapes[1]} in B: not compared")
+            return
+        found.outputs.append(min((_comparison(case, x, y) for x, y in pairs), key=lambda c: c.max_error))
+
+
+def _readings(side: _Side, model: Model, case: Case, other: _Side) -> Iterator[Outputs]:
+    """What a side gives. A state_dict says neither its layout nor whether one takes all steps or the last: each
+    reading counts, beside a file that does say it."""
+    yield score(model, case)
+    gru = side.model
+    if not isinstance(gru, nn.GRU) or not isinstance(other.model, Model) or case.lengths is not None:
+        return
+    y = score(model, case)[0]
+    hidden = gru.hidden_size
+    yield [np.concatenate([y[:, -1, :hidden], y[:, 0, hidden:]], axis=-1)]
+    time_first = Case(case.name, [x.swapaxes(0, 1) for x in case.inputs])
+    yield [score(model, time_first)[0].swapaxes(0, 1)]
+
+
+def _comparison(case: Case, a: Outputs, b: Outputs) -> Comparison:
+    comparison = Comparison(case.name)
+    for x, y in zip(a, b, strict=True):
+        comparison.add(y, x)
+    return comparison
