@@ -18,7 +18,7 @@ from . import demo, formats, loading, nn, tables
 from .convert import command as convert_command
 from .formats import FormatError, ModelFile
 from .layers.base import Array, Shape
-from .models import Model
+from .models import Model, OnnxModel
 
 _ROWS = 1024
 
@@ -221,6 +221,8 @@ def _about(path: str) -> Iterator[None]:
 def _score_model(model: Model, arguments: argparse.Namespace) -> int:
     table = tables.open_table(arguments.input)
     names, extra = _inputs_of(model, table, arguments.input)
+    if isinstance(model, OnnxModel):
+        return _score_graph(model, table, names, arguments)
     if isinstance(table, tables.NpzReader):
         table.take([*names, *extra])
     keys = _distinct(model.output_names)
@@ -235,6 +237,26 @@ def _score_model(model: Model, arguments: argparse.Namespace) -> int:
 
     rows = max(1, table.rows) if model.one_batch else arguments.batch_size
     _score_chunks(run, table.chunks(rows), table.rows, arguments)
+    return 0
+
+
+def _score_graph(model: OnnxModel, table: tables.Reader, names: list[str], arguments: argparse.Namespace) -> int:
+    """An ONNX graph: no axis is known to be rows, so every array goes in and comes out whole."""
+    if isinstance(table, tables.NpzReader):
+        x = [table.array(name) for name in names]
+    else:
+        x = [next(table.chunks(max(1, table.rows)))[""]]
+        x = [_unflatten(x[0], model, arguments.input)] if isinstance(table, tables.CsvReader) else x
+    with _about(arguments.input):
+        outputs = _listed(model.predict(x, num_threads=arguments.num_threads))
+    keys = _distinct(model.output_names)
+    if len(keys) > 1 and not arguments.output.lower().endswith(".npz"):
+        raise FormatError(f"{arguments.output}: the model has the outputs {keys}; write them to a .npz file")
+    with tables.writing(arguments.output) as writer:
+        for key, value in zip(keys, outputs, strict=True):
+            value = value.reshape(value.shape or (1,))
+            writer.write({key: value}, len(value))
+    _report(arguments, len(outputs[0].reshape(outputs[0].shape or (1,))), writer.shapes)
     return 0
 
 

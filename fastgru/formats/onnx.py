@@ -39,8 +39,8 @@ def read_onnx(source: Source) -> ModelFile:
     Returns
     -------
     ModelFile
-        Its config holds "opset", "inputs" (name, dtype, shape; a size is None where any fits, the shape where the
-        file has none), "outputs" (names) and "nodes" (name, op, inputs, outputs, attributes) in the file's order. Its
+        Its config holds "opset", "inputs" (name, dtype, shape; a size is a name or None where any fits, the shape
+        None where the file has none), "outputs" (names) and "nodes" (name, op, inputs, outputs, attributes) in the file's order. Its
         tensors are the initialisers and the values of Constant nodes, by their names.
 
     Raises
@@ -64,6 +64,13 @@ def read_onnx(source: Source) -> ModelFile:
     if not model.HasField("graph"):
         raise source.refuse("", expected="an ONNX model with a graph", found="none", remedy=REMEDIES["damaged"])
     return _Reader(source, model).read()
+
+
+def _size(dim: Any) -> int | str | None:
+    """The size of an axis, or the name by which axes of one size are known; a size below 0 means any, as none does."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return str(dim.dim_param) or None
 
 
 class _Reader:
@@ -136,9 +143,7 @@ class _Reader:
         if tensor.HasField("shape"):
             if len(tensor.shape.dim) > LIMITS.rank:
                 raise self._refuse(f"input {proto.name!r}", f"at most {LIMITS.rank} axes", str(len(tensor.shape.dim)))
-            # a size of -1 is how some writers say that any fits
-            sizes = (d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
-            shape = [None if n < 0 else int(n) for n in sizes]
+            shape = [_size(dim) for dim in tensor.shape.dim]
         return {"name": proto.name, "dtype": ELEMENTS.get(tensor.elem_type, "float32"), "shape": shape}
 
     def _node(self, index: int, proto: Any) -> dict[str, Any] | None:

@@ -78,7 +78,8 @@ class _Reader:
             layer = self._layer(entry, opset, wanted)
             if not self._fold(layer, entry):
                 nodes.append((layer, entry))
-                slots.update({name: len(slots) + i for i, name in enumerate(n for n in entry.outputs if n)})
+                given = [n for n in entry.outputs if n in wanted and n]
+                slots.update({name: len(slots) + i for i, name in enumerate(given)})
         for name in outputs:  # a constant that is an output takes part as a node
             if name in self._constants and name not in slots:
                 self._add_constant(name, opset, nodes, slots)
@@ -91,7 +92,8 @@ class _Reader:
         for entry in self._list(self._config.get("inputs"), "inputs"):
             whole, kind = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, Mapping) else (None, None)
             fits = whole is None or (
-                isinstance(whole, list) and all(n is None or (type(n) is int and n >= 0) for n in whole)
+                isinstance(whole, list)
+                and all(n is None or type(n) is str or (type(n) is int and n >= 0) for n in whole)
             )
             if not isinstance(entry, Mapping) or type(entry.get("name")) is not str or kind not in _KINDS or not fits:
                 raise self._bad(f"inputs: expected name, dtype and shape, found {entry!s:.80}")
@@ -166,7 +168,9 @@ class _Reader:
             required = OPERATORS[entry.op][1].inputs[0]
             if "" in entry.inputs[:required]:
                 raise ValueError(f"expected its first {required} inputs, found one left out")
-            layer.take_constants([self._known(n) for n in entry.inputs])
+            known = [self._known(n) for n in entry.inputs]
+            layer.floats = sum(v.size for v in known if isinstance(v, np.ndarray) and v.dtype.kind == "f")
+            layer.take_constants(known)
         except (ValueError, TypeError) as error:
             raise self._bad(f"node {name!r} ({entry.op}): {error}") from error
         self._layers[name] = layer
@@ -206,10 +210,8 @@ class _Reader:
         for i, (layer, entry) in enumerate(nodes):
             # a tuple: the graph then passes no masks
             x = tuple(self._argument(n, slots) for n in entry.inputs)
-            given = tuple((k, slots[n]) for k, n in enumerate(entry.outputs) if n)
-            ends = [n for n in dict.fromkeys(entry.inputs) if last.get(n) == i]
-            unused = [n for n in entry.outputs if n and n not in last]
-            free = tuple(slots[n] for n in [*ends, *unused] if n not in kept)
+            given = tuple((k, slots[n]) for k, n in enumerate(entry.outputs) if n in slots)
+            free = tuple(slots[n] for n in dict.fromkeys(entry.inputs) if last.get(n) == i and n not in kept)
             calls.append(Node(layer, x, given, free=free))
         return Graph(tuple(calls), tuple(range(inputs)), tuple(slots[n] for n in outputs), len(slots))
 

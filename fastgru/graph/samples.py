@@ -9,6 +9,7 @@ import numpy as np
 
 from ..layers.base import Array
 from ..layers.core import Embedding, Identity, Input
+from ..layers.onnx_input import OnnxInput
 from ..layers.recurrent import RNN
 from .plan import Graph, Ref, leaves
 
@@ -17,6 +18,8 @@ def sample_inputs(graph: Graph, ends: Sequence[Input]) -> list[Array] | None:
     """One random array per input, drawn with a fixed seed; None where shapes cannot be told."""
     rng = np.random.default_rng(20240501)
     samples: list[Array] = []
+    if ends and isinstance(ends[0], OnnxInput):
+        return _onnx_samples(ends, rng)
     for end, slot in zip(ends, graph.inputs, strict=True):
         users: list[Any] = [n.layer for n in graph.nodes if leaves(n.x, Ref) == [Ref(slot)]]
         first: Any = next((u for u in users if not isinstance(u, Identity)), None)
@@ -41,3 +44,10 @@ def sample_inputs(graph: Graph, ends: Sequence[Input]) -> list[Array] | None:
         else:
             samples.append(rng.standard_normal(whole).astype(np.float32))
     return samples
+
+
+def _onnx_samples(ends: Sequence[Input], rng: np.random.Generator) -> list[Array] | None:
+    sizes: dict[str, int] = {}
+    samples = [end.sample(rng, sizes) for end in ends if isinstance(end, OnnxInput)]
+    known = [x for x in samples if x is not None]
+    return known if len(known) == len(samples) else None

@@ -17,13 +17,15 @@ class OnnxInput(Input):
     Parameters
     ----------
     whole
-        The size of every axis; None where any fits. None instead of a tuple: any number of axes.
+        The size of every axis; where any fits, None, or a name that axes of one size share. None instead of a tuple:
+        any number of axes.
     dtype
         NumPy's name of the element type.
     """
 
-    def __init__(self, whole: Sequence[int | None] | None, dtype: str, name: str) -> None:
-        super().__init__(None if not whole else whole[1:], dtype, name)
+    def __init__(self, whole: Sequence[int | str | None] | None, dtype: str, name: str) -> None:
+        sizes = None if not whole else [n if isinstance(n, int) else None for n in whole[1:]]
+        super().__init__(sizes, dtype, name)
         self.whole = None if whole is None else tuple(whole)
 
     def take(self, value: Any) -> Array:
@@ -38,10 +40,11 @@ class OnnxInput(Input):
         if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
             raise TypeError(f"input {self.name!r}: expected numbers, found {x.dtype}")
         if self.whole is not None:
-            fits = len(self.whole) == x.ndim and all(n in (None, m) for n, m in zip(self.whole, x.shape, strict=True))
+            fits = len(self.whole) == x.ndim and all(
+                n == m or not isinstance(n, int) for n, m in zip(self.whole, x.shape, strict=True)
+            )
             if not fits:
-                shown = tuple("any" if n is None else n for n in self.whole)
-                raise ValueError(f"input {self.name!r}: expected shape {shown}, found {x.shape}".replace("'", ""))
+                raise ValueError(f"input {self.name!r}: expected shape {self._shown()}, found {x.shape}")
         kind = np.dtype("float32" if self.dtype.startswith(("float", "bfloat")) else self.dtype)
         if kind.kind == "f":
             return as_float32(x)
@@ -56,8 +59,26 @@ class OnnxInput(Input):
         return x.astype(kind)
 
     def describe(self) -> str:
-        shown = "?" if self.whole is None else str(tuple("any" if n is None else n for n in self.whole))
-        return f"{self.dtype} {shown}".replace("'", "")
+        return f"{self.dtype} {self._shown()}"
+
+    def _shown(self) -> str:
+        if self.whole is None:
+            return "?"
+        return "(" + ", ".join("any" if n is None else str(n) for n in self.whole) + ")"
+
+    def sample(self, rng: np.random.Generator, sizes: dict[str, int]) -> Array | None:
+        """Random values that fit, equal names getting equal sizes; None where the shape isn't known, or is huge."""
+        if self.whole is None:
+            return None
+        shape = []
+        for n in self.whole:
+            free = 4 if not sizes else 7  # the first named axis is as a rule the batch
+            shape.append(n if isinstance(n, int) else free if n is None else sizes.setdefault(n, free))
+        if np.prod(shape, dtype=float) > 1e6:
+            return None
+        if self.dtype.startswith(("int", "uint", "bool")):
+            return rng.integers(0, 2, shape)
+        return rng.standard_normal(shape).astype(np.float32)
 
 
 def onnx_inputs(x: Any, ends: Sequence[OnnxInput]) -> list[Array]:

@@ -109,6 +109,7 @@ class OnnxNode(Layer):
         super().__init__(spec.name)
         self.spec = spec
         self.operator = operator
+        self.floats = 0  # among the constants that it is given
         self.ready = True
 
     def class_name(self) -> str:
@@ -135,6 +136,9 @@ class OnnxNode(Layer):
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         """The output, or a list of them."""
         return self.operator.run(self.spec, *x)
+
+    def count_params(self) -> int:
+        return self.floats
 
     def where(self) -> str:
         """How errors name the node."""

@@ -153,14 +153,20 @@ def _gather_elements(node: NodeSpec, x: Array, indices: Array) -> Array:
 
 def _scatter_elements(node: NodeSpec, x: Array, indices: Array, updates: Array) -> Array:
     axis = axis_of(node.integer("axis", 0), x.ndim)
-    if node.text("reduction", "none") != "none":
-        raise ValueError("attribute reduction: expected none")
     fits = all(n <= m for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if i != axis)
     if not fits or updates.shape != indices.shape:
         raise ValueError("indices: expected the shape of the updates, within that of the data")
+    places: list[Any] = list(np.indices(indices.shape, sparse=True))
+    places[axis] = _index(indices, x.shape[axis])
     y = x.copy()
-    head = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
-    np.put_along_axis(y[head], _index(indices, x.shape[axis]), updates, axis)
+    reduction = node.text("reduction", "none")
+    if reduction == "none":
+        y[tuple(places)] = updates
+        return y
+    joins = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+    if reduction not in joins:
+        raise ValueError(f"attribute reduction: expected none, {', '.join(joins)}, found {reduction!r}")
+    joins[reduction].at(y, tuple(places), updates)
     return y
 
 
