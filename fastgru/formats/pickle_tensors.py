@@ -7,6 +7,7 @@ the arguments, and can do nothing. What a Stub means is for the caller (`pytorch
 
 from __future__ import annotations
 
+import codecs
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import Any
 from .untrusted import LIMITS, REMEDIES, Source
 
 __all__ = ["Global", "Stub", "describe", "load"]
+
+# pickletools decodes the opcode UNICODE with it: loaded here, so that no file makes Python import anything
+codecs.lookup("raw-unicode-escape")
 
 # A tripwire, not the fence (nothing is ever called): an honest checkpoint never names these.
 _ATTACKS = frozenset(
