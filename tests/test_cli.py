@@ -55,6 +55,11 @@ class TestInfo:
 
 
 class TestConvert:
+    @pytest.fixture(autouse=True)
+    def _no_frameworks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What frameworks that may be installed say of the files is in test_parity_convert.py."""
+        monkeypatch.setattr("fastgru.convert.frameworks.check_source", lambda *_: None)
+
     @pytest.mark.parametrize("file", FILES, ids=lambda p: p.name)
     def test_verified(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if file.name == "torch_tensors.pt":

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import nn
 from ..graph import sample_inputs
 from ..layers.base import Array
 from ..layers.core import Embedding, Masking
 from ..models import Model, walk
 
-__all__ = ["Case", "cases"]
+__all__ = ["Case", "cases", "gru_cases", "score"]
 
 #: Far out on every activation: gates that are 0 or 1, n that is -1 or 1.
 _SATURATING = np.float32(50.0)
@@ -86,3 +87,37 @@ def _lengths(x: Array) -> Array:
     """All steps, some, one and none."""
     steps = x.shape[1]
     return np.resize(np.array([steps, max(1, steps - 2), min(1, steps), 0]), len(x))
+
+
+def gru_cases(gru: nn.GRU | nn.GRUCell) -> list[Case]:
+    """x and h0 in PyTorch's shapes: random, zeros, saturating, one step."""
+    rng = np.random.default_rng(20240501)
+    rows, steps = 4, 7
+
+    def case(name: str, factor: float, length: int = steps) -> Case:
+        if isinstance(gru, nn.GRUCell):
+            shapes: list[tuple[int, ...]] = [(rows, gru.input_size), (rows, gru.hidden_size)]
+        else:
+            first = (rows, length) if gru.batch_first else (length, rows)
+            states = gru.num_layers * (2 if gru.bidirectional else 1)
+            shapes = [(*first, gru.input_size), (states, rows, gru.hidden_size)]
+        x, h0 = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        return Case(name, [x * np.float32(factor), h0 * np.float32(min(factor, 1.0))])
+
+    made = [case("random", 1.0), case("zeros", 0.0), case("saturating", float(_SATURATING))]
+    return made if isinstance(gru, nn.GRUCell) else [*made, case("one step", 1.0, 1)]
+
+
+def score(model: Model | nn.GRU | nn.GRUCell, case: Case) -> list[Array]:
+    """The outputs of a model, from fresh states; of a PyTorch-shaped GRU y and h_n, for x and h0."""
+    if not isinstance(model, Model):
+        y = model(*case.inputs)
+        return list(y) if isinstance(y, tuple) else [y]
+    model.reset_states()
+    x: Any = case.inputs if len(case.inputs) > 1 else case.inputs[0]
+    lengths: Any = case.lengths if case.lengths is None or len(case.inputs) > 1 else case.lengths[0]
+    y = model.predict(x, lengths=lengths)
+    model.reset_states()
+    if isinstance(y, dict):
+        return list(y.values())
+    return y if isinstance(y, list) else [y]

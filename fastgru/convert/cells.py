@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .. import gates, nn
-from ..layers.base import as_float32
+from .._core.isa import check_activation
+from ..layers.base import Layer, as_float32
 from ..layers.bidirectional import Bidirectional
 from ..layers.cells import GRUCell
 from ..layers.core import Input
-from ..layers.recurrent import GRU, RNN
+from ..layers.recurrent import GRU
 from ..models import Sequential
+from ..ops import Activation
 
 __all__ = ["as_model", "canonical"]
 
@@ -30,34 +30,38 @@ def canonical(cell: GRUCell) -> gates.Weights:
 
 def as_model(gru: nn.GRU | nn.GRUCell) -> Sequential:
     """A PyTorch-shaped GRU as Keras layers: Input((None, I)), then a GRU or Bidirectional a layer, all steps out."""
-    state = gru.state_dict()
-    cell = isinstance(gru, nn.GRUCell)
-    kind = {"activation": gru.activation, "recurrent_activation": gru.recurrent_activation}
-
-    def layer(suffix: str, backwards: bool = False) -> GRU:
-        made = GRU(
-            gru.hidden_size,
-            use_bias=gru.bias,
-            reset_after=gru.reset_after,
-            return_sequences=True,
-            go_backwards=backwards,
-            **kind,
-        )
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weights = gates.Weights(*(state.get(name + suffix) for name in names))  # type: ignore[arg-type]
-        stored = gates.to_keras(weights, reset_after=gru.reset_after)
-        made.assign(dict(zip(made.weight_names(), stored, strict=False)))
-        return made
-
-    def stack() -> Iterator[RNN | Bidirectional]:
-        for suffix in [""] if cell else [f"_l{i}" for i in range(gru.num_layers)]:
-            if not cell and gru.bidirectional:
-                both = Bidirectional(layer(suffix), backward_layer=layer(f"{suffix}_reverse", backwards=True))
-                both.assign({})
-                yield both
-            else:
-                yield layer(suffix)
-
-    model = Sequential([Input((None, gru.input_size)), *stack()], name="gru")
+    made: list[Layer] = [Input((None, gru.input_size))]
+    for suffix in [""] if isinstance(gru, nn.GRUCell) else [f"_l{i}" for i in range(gru.num_layers)]:
+        layer: Layer = _layer(gru, suffix)
+        if isinstance(gru, nn.GRU) and gru.bidirectional:
+            layer = Bidirectional(_layer(gru, suffix), backward_layer=_layer(gru, f"{suffix}_reverse", backwards=True))
+            layer.assign({})
+        made.append(layer)
+    model = Sequential(made, name="gru")
     model.ready = True
     return model
+
+
+def _layer(gru: nn.GRU | nn.GRUCell, suffix: str, backwards: bool = False) -> GRU:
+    """One layer and direction, its weights in Keras' layout."""
+    layer = GRU(
+        gru.hidden_size,
+        _spelt(gru.activation),
+        _spelt(gru.recurrent_activation),
+        use_bias=gru.bias,
+        reset_after=gru.reset_after,
+        return_sequences=True,
+        go_backwards=backwards,
+    )
+    state = gru.state_dict()
+    ih, hh = state["weight_ih" + suffix], state["weight_hh" + suffix]
+    weights = gates.Weights(ih, hh, state.get("bias_ih" + suffix), state.get("bias_hh" + suffix))
+    stored = [w for w in gates.to_keras(weights, reset_after=gru.reset_after) if w is not None]
+    layer.assign(dict(zip(layer.weight_names(), stored, strict=True)))
+    return layer
+
+
+def _spelt(activation: Activation) -> Activation:
+    """The engine's own α and β written out: a name alone has others in Keras."""
+    name, alpha, beta = check_activation(activation)
+    return (name, alpha, beta) if alpha or beta else name

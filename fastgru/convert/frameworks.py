@@ -1,27 +1,34 @@
 """The frameworks themselves, where they are installed: each is imported by the function that runs it, and nowhere else.
 
-The target's framework must load the target and agree. The source's framework is run on the source only if the file
-names nothing but Keras' own modules (its loader imports what a file names), and what it can't load is said, not failed.
+The target's framework must load the target and agree. The source's framework runs the source only if the file names
+nothing but Keras' own modules, since its loader imports what a file names; what it can't load is said, and no error.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from .. import nn
 from ..formats import ModelFile
-from ..layers.base import Array
+from ..formats.keras_plan import policy
+from ..layers.base import Array, Dialect
 from ..models import Model
-from .cases import Case
-from .report import Comparison, FrameworkRun, Report
-from .to_pytorch import Module
+from .cases import Case, cases, gru_cases, score
+from .report import Comparison, FrameworkRun, Mismatch, Report
+from .to_keras import batch_sizes
+from .to_pytorch import Module, modules
 
 __all__ = ["Torch", "check_source", "check_target", "rows_of"]
 
 MISSING = "not installed"
 Predict = Callable[[list[Array]], list[Array]]
+Loaded = tuple[str, Predict]
+Source = Model | nn.GRU | nn.GRUCell
 
 
 class Torch:
@@ -74,15 +81,269 @@ class Torch:
 
 
 def rows_of(model: Model) -> int | None:
-    """The batch size that a stateful model's config fixes; None where rows are free."""
-    return None
+    """The number of rows that the source's config fixes; None where it is free."""
+    return next((size for size in batch_sizes(model).values() if size), None)
 
 
 def check_target(
-    kind: str, path: str, config: Mapping[str, Any] | None, model: Model, made: list[Case], report: Report
+    kind: str, path: str, config: Mapping[str, Any] | None, model: Source, made: list[Case], report: Report
 ) -> None:
-    """Run the target's framework on the target."""
+    """Run the target's framework on the target; the model's own scores are what it must give.
+
+    Raises
+    ------
+    Mismatch
+        If the framework can't load the target, or gives something else.
+    """
+    loaders: dict[str, tuple[str, Callable[[], Loaded]]] = {
+        "keras": ("Keras", lambda: _keras(path)),
+        "keras-weights": ("Keras", lambda: _keras_weights(path, config)),
+        "onnx": ("ONNX Runtime", lambda: _onnxruntime(path)),
+    }
+    if kind not in loaders:
+        return
+    name, load = loaders[kind]
+    run = FrameworkRun(name, "target")
+    report.frameworks.append(run)
+    try:
+        error = _compare(run, load, model, made)
+    except Exception as failure:  # whatever a framework raises means that the target is no file of its own
+        run.status = f"failed: {_first_line(failure)}"
+        raise Mismatch(f"{report.target}: {name} can't run it: {_first_line(failure)}", report) from failure
+    narrow = _narrow(config if config is not None else _config_of(model))
+    if error is not None and narrow and kind != "onnx":
+        run.status = f"run in {narrow}, here in float32: not judged"
+    elif error is not None:
+        report.expect([error])
 
 
-def check_source(file: ModelFile, model: Any, report: Report) -> None:
-    """Run the source's framework on the source."""
+def check_source(file: ModelFile, model: Source | ModelFile, report: Report) -> None:
+    """Run the source's framework on the source, and hold our reading of it against that."""
+    if file.format in ("keras-v3", "keras-h5"):
+        assert isinstance(model, Model)
+        new = Dialect.of(file.version).version[0] >= 3
+        name, load = ("Keras", _keras) if new else ("tf-keras", _tf_keras)
+        _source(name, lambda: load(file.path), file, model, report)
+    elif file.format == "onnx":
+        assert isinstance(model, Model)
+        _source("ONNX Runtime", lambda: _onnxruntime(file.path), file, model, report)
+    elif file.format.startswith("pytorch"):
+        _torch_source(file, model, report)
+
+
+def _torch_source(file: ModelFile, model: Source | ModelFile, report: Report) -> None:
+    """What torch.load reads is what we read; a GRU computes the same on it."""
+    run = FrameworkRun("PyTorch", "source")
+    report.frameworks.append(run)
+    try:
+        import torch
+    except ImportError:
+        run.status = MISSING
+        return
+    run.version = str(torch.__version__)
+    try:
+        loaded = {} if file.format == "pytorch-safetensors" else _flat(torch.load(file.path, "cpu", weights_only=True))
+    except Exception as failure:  # a module or a checkpoint with more than tensors in it needs code to be run
+        run.status = f"failed: {_first_line(failure)}"
+        return
+    differ = [name for name, value in loaded.items() if not _equal(value, file.tensors.get(name))]
+    if differ:
+        run.status = f"tensor {differ[0]!r} differs"
+        raise Mismatch(f"{report.source}: tensor {differ[0]!r}: PyTorch reads another value", report)
+    if not isinstance(model, (nn.GRU, nn.GRUCell)):
+        run.status = f"read: {len(loaded)} tensors equal"
+        return
+    own = {name: torch.from_numpy(value) for name, value in model.state_dict().items()}
+    part = modules(model)[0]
+    module = Torch(torch, own, run).module(part)
+    error = Comparison("PyTorch")
+    for case in gru_cases(model):
+        found = module(*case.inputs)
+        for a, b in zip(found if isinstance(found, tuple) else (found,), score(model, case), strict=True):
+            error.add(a, b)
+    run.max_error, run.scale = error.max_error, error.scale
+    report.expect([error])
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The tensors of nested dicts by dotted names, as `fastgru.load_state_dict` has them."""
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found.update(_flat(item, f"{name}.{key}" if name else str(key)))
+        return found
+    return {name: value} if hasattr(value, "is_floating_point") else {}
+
+
+def _equal(theirs: Any, ours: Array | None) -> bool:
+    """Bit for bit; half precisions that NumPy lacks as float32."""
+    if ours is None or tuple(theirs.shape) != ours.shape:
+        return False
+    theirs = theirs.detach().resolve_conj().resolve_neg()
+    narrow = theirs.is_floating_point() and (theirs.element_size() == 1 or "bfloat16" in str(theirs.dtype))
+    value = (theirs.float() if narrow else theirs).numpy()
+    return bool(np.array_equal(value, ours, equal_nan=value.dtype.kind in "fc"))
+
+
+def _source(name: str, load: Callable[[], Loaded], file: ModelFile, model: Model, report: Report) -> None:
+    run = FrameworkRun(name, "source")
+    report.frameworks.append(run)
+    foreign = sorted(_foreign(file.config))
+    made = [case for case in cases(model, rows_of(model)) if case.lengths is None]
+    if foreign or not made:
+        run.status = f"not run: the file names {foreign[0]}" if foreign else "not run: no inputs are known to fit"
+        return
+    try:
+        error = _compare(run, load, model, made)
+    except Exception as failure:  # an old file that a new framework no longer reads is no fault of the conversion
+        run.status = f"failed: {_first_line(failure)}"
+        return
+    narrow, dialect = _narrow(file.config), Dialect.of(file.version)
+    if error is not None and narrow:
+        run.status = f"run in {narrow}, here in float32: not judged"
+    elif error is not None and name == "tf-keras" and dialect.team:
+        run.status = f"run in place of Keras {file.version or '2'}: not judged"
+    elif error is not None:
+        report.expect([error])
+
+
+def _compare(run: FrameworkRun, load: Callable[[], Loaded], model: Source, made: list[Case]) -> Comparison | None:
+    """The largest difference between the framework and us; None where it is not installed."""
+    try:
+        run.version, predict = load()
+    except ImportError as error:
+        run.status = MISSING if isinstance(error, ModuleNotFoundError) else f"not run: {error}"
+        return None
+    comparison = Comparison(run.framework)
+    for case in made:
+        for a, b in zip(predict(case.inputs), score(model, case), strict=True):
+            comparison.add(a, b)
+    run.max_error, run.scale = comparison.max_error, comparison.scale
+    return comparison
+
+
+def _first_line(error: Exception) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or "no message"
+    return f"{type(error).__name__}: {text.splitlines()[0].split('. ')[0][:200]}"
+
+
+# -- what a config says ----------------------------------------------------------------------
+
+#: Where Keras' loaders may look; functions of other modules (keras.utils has one that downloads) are other people's.
+_MODULES = (
+    "builtins",
+    "keras",
+    "keras.activations",
+    "keras.constraints",
+    "keras.initializers",
+    "keras.layers",
+    "keras.regularizers",
+    "keras.src.engine",
+    "keras.src.layers",
+    "keras.src.models",
+    "keras.src.ops",
+)
+
+
+def _foreign(config: Any) -> set[str]:
+    """The modules and registered names in a config that are not of Keras' layers and what belongs to them."""
+    found: set[str] = set()
+    stack = [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            stack += value.values()
+            module, registered = value.get("module"), value.get("registered_name")
+            if isinstance(module, str):
+                own = module.removeprefix("tf_").removeprefix("tensorflow.python.")
+                if not any(own == known or (own.startswith(f"{known}.") and known != "keras") for known in _MODULES):
+                    found.add(module)
+            if isinstance(registered, str) and ">" in registered:
+                found.add(registered)
+            if value.get("class_name") in ("Lambda", "function", "__lambda__", "__typespec__"):
+                found.add(str(value["class_name"]))
+        elif isinstance(value, list):
+            stack += value
+    return found
+
+
+def _narrow(config: Any) -> str:
+    """The half precisions in which Keras computes a model, by name; "" for none."""
+    found: set[str] = set()
+    stack = [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            stack += value.values()
+            if "trainable" in value:
+                found.add(policy(dict(value)))
+        elif isinstance(value, list):
+            stack += value
+    return ", ".join(sorted(name for name in found if name.endswith("float16")))
+
+
+def _config_of(model: Source) -> Any:
+    return model._entry if isinstance(model, Model) else None
+
+
+# -- the frameworks ------------------------------------------------------------------------------
+
+
+def _keras(path: str) -> Loaded:
+    import keras
+
+    if not path.endswith((".keras", ".h5")):
+        raise ImportError("Keras loads names that end in .keras or .h5 only")
+    return str(keras.__version__), _predict(keras.models.load_model(path, compile=False))
+
+
+def _keras_weights(path: str, config: Mapping[str, Any] | None) -> Loaded:
+    import keras
+
+    if not path.endswith(".weights.h5"):
+        raise ImportError("Keras loads weights from names that end in .weights.h5 only")
+    model = keras.models.model_from_json(json.dumps(config))
+    model.load_weights(path)
+    return str(keras.__version__), _predict(model)
+
+
+def _tf_keras(path: str) -> Loaded:
+    import tf_keras
+
+    if not path.endswith((".keras", ".h5")):
+        raise ImportError("tf-keras loads names that end in .keras or .h5 only")
+    return str(tf_keras.__version__), _predict(tf_keras.models.load_model(path, compile=False))
+
+
+def _predict(model: Any) -> Predict:
+    """A loaded Keras model as a function of the inputs in the file's order."""
+
+    def predict(inputs: list[Array]) -> list[Array]:
+        for layer in model.layers:
+            if getattr(layer, "stateful", False):
+                (layer.reset_state if hasattr(layer, "reset_state") else layer.reset_states)()
+        names = [str(t.name).split(":")[0] for t in model.inputs]
+        struct = getattr(model, "input", None)
+        x: Any = inputs[0] if len(inputs) == 1 else list(inputs)
+        if isinstance(struct, Mapping):
+            by_name = dict(zip(names, inputs, strict=True))
+            x = {key: by_name[str(t.name).split(":")[0]] for key, t in struct.items()}
+        y = model(x, training=False)
+        listed = list(y.values()) if isinstance(y, Mapping) else y if isinstance(y, (list, tuple)) else [y]
+        return [np.asarray(v).astype(np.float32) for v in listed]
+
+    return predict
+
+
+def _onnxruntime(path: str) -> Loaded:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": bool}
+    ends = session.get_inputs()
+
+    def predict(inputs: list[Array]) -> list[Array]:
+        feed = {end.name: x.astype(kinds[end.type]) for end, x in zip(ends, inputs, strict=True)}
+        return list(session.run(None, feed))
+
+    return str(onnxruntime.__version__), predict

@@ -83,7 +83,7 @@ def modules(model: Model | nn.GRU | nn.GRUCell) -> list[Module]:
     """The modules of torch.nn that hold the model's weights; errors as in `state_dict`."""
     if not isinstance(model, Model):
         return [_own(model)]
-    for path, layer in masked_calls(model):
+    for path, layer, _ in masked_calls(model):
         if not isinstance(layer, (Dense, Embedding, Identity, TimeDistributed)):
             raise refusal(
                 _TARGET,

@@ -23,8 +23,9 @@ __all__ = ["Call", "masked_calls", "trace"]
 class Call:
     """One call of a layer: what went in, what came out, and the masks of both.
 
-    ``path`` is the layer's, "encoder/gru" inside a model "encoder"; ``x`` and ``y`` are arrays or lists, as the layer
-    takes and gives them; ``mask`` is what the layer looked at (None for a GRU that runs without the mask it got).
+    ``path`` is the layer's, "encoder/gru" inside a model "encoder"; ``x`` is an array or a list, as the layer takes it;
+    ``mask`` is what the layer looked at (None for a GRU that runs without the mask it got); ``y`` lists those outputs
+    that the model uses, and ``numbers`` says which of the layer's they are.
     """
 
     path: str
@@ -32,8 +33,8 @@ class Call:
     x: Any
     mask: Any
     state: Any
-    y: Any
-    y_mask: Any
+    y: list[Array]
+    numbers: tuple[int, ...]
 
 
 def trace(model: Model, inputs: Iterable[Array], masks: Iterable[Any] | None = None) -> list[Call]:
@@ -77,12 +78,15 @@ def _run(graph: Graph, inputs: list[Any], masks: list[Any], path: str, calls: li
             values[slot], shown[slot] = value, its_mask
         state = None if node.state is None else fill(node.state, values)
         hidden = node.hides and isinstance(layer, (RNN, Bidirectional))
-        calls.append(Call(where, layer, x, None if hidden else mask, state, y, y_mask))
+        calls.append(
+            Call(where, layer, x, None if hidden else mask, state, y, tuple(index for index, _ in node.outputs))
+        )
     return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs]
 
 
-def masked_calls(model: Model) -> list[tuple[str, Layer]]:
-    """The layers that a mask of the model's own (Masking, mask_zero, mask=…) reaches, with their paths.
+def masked_calls(model: Model) -> list[tuple[str, Layer, bool]]:
+    """The path of each layer that a mask of the model's own (Masking, mask_zero, mask=…) reaches, the layer, and
+    whether it is called with an initial state.
 
     Found by running the model. Where the shape of its inputs isn't known, every layer of a model that has a layer
     which makes masks counts.
@@ -90,8 +94,9 @@ def masked_calls(model: Model) -> list[tuple[str, Layer]]:
     samples = sample_inputs(model.graph, model.inputs)
     if samples is None:
         makes = any(isinstance(v, Masking) or (isinstance(v, Embedding) and v.mask_zero) for v in walk(model))
-        return [(layer.name, layer) for layer in walk(model)] if makes else []
-    return [(call.path, call.layer) for call in trace(model, samples) if any(m is not None for m in _flat(call.mask))]
+        return [(layer.name, layer, True) for layer in walk(model)] if makes else []
+    found = [call for call in trace(model, samples) if any(m is not None for m in _flat(call.mask))]
+    return [(call.path, call.layer, call.state is not None or isinstance(call.x, list)) for call in found]
 
 
 def _flat(mask: Any) -> list[Any]:

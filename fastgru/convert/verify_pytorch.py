@@ -20,7 +20,7 @@ from ..layers.normalization import BatchNormalization, LayerNormalization
 from ..layers.recurrent import RNN
 from ..models import Model
 from . import frameworks
-from .cases import Case
+from .cases import Case, gru_cases, score
 from .report import Comparison, Report
 from .to_pytorch import Module, modules
 from .trace import Call, trace
@@ -50,7 +50,8 @@ def compare_modules(model: Model, copy: ModelFile, made: list[Case], report: Rep
             for first, last in zip(firsts, lasts, strict=True):
                 for run, whole in ((own.get(part.name), None), (theirs.get(part.name), beside)):
                     if run is not None:
-                        for a, b in zip(_apply(run, first, last), _listed(last.y), strict=True):
+                        found = _apply(run, first, last)
+                        for a, b in zip((found[i] for i in last.numbers), last.y, strict=True):
                             for comparison in filter(None, (errors[part.name], outputs, whole)):
                                 comparison.add(a, b)
         report.inputs.append(outputs)
@@ -68,20 +69,19 @@ def compare_state_dict(
     copy = ModelFile("", "", None, dict(tensors), (), report.target)
     again = loading.from_file(copy, prefix)
     assert not isinstance(again, Model)
+    if isinstance(gru, nn.GRU) and isinstance(again, nn.GRU):
+        again.batch_first = gru.batch_first
     part = modules(gru)[0]
     part = Module(prefix.removesuffix("."), part.kind, part.arguments, part.tensors, ())
     torch = frameworks.Torch.load(copy, report)
     theirs = torch.module(part) if torch else None
     error, beside = Comparison(prefix.removesuffix(".") or part.kind, part.kind), Comparison("PyTorch")
-    rng = np.random.default_rng(20240501)
-    x = rng.standard_normal((5, 4, gru.input_size)).astype(np.float32)
-    for name, value in (("random", x), ("zeros", x * 0), ("saturating", x * np.float32(50)), ("one step", x[:1])):
-        value = value[0] if isinstance(gru, nn.GRUCell) else value
-        expected = _listed(gru(value))
-        outputs = Comparison(name)
+    for case in gru_cases(gru):
+        expected = score(gru, case)
+        outputs = Comparison(case.name)
         for comparison, run in ((error, again), (beside, theirs)):
             if run is not None:
-                for a, b in zip(_listed(run(value)), expected, strict=True):
+                for a, b in zip(_listed(run(*case.inputs)), expected, strict=True):
                     comparison.add(a, b)
                     outputs.add(a, b)
         report.inputs.append(outputs)
