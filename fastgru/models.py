@@ -258,9 +258,9 @@ class Model(Layer):
         """Whether any layer has weights that get gradients."""
         return learns(self.graph)
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         """Why the model cannot be trained, naming the layer; empty where it can."""
-        return untrainable(self.graph)
+        return untrainable(self.graph, through)
 
     def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
         """`forward` as in training, and the way back: see `Layer.train`.

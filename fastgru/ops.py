@@ -338,7 +338,7 @@ def column_sums(a: Any, *, _isa: str | None = None) -> F32:
 
 
 def sum_rows(values: Any, place: Any, count: int) -> F32:
-    """values (R, U) added up in row place[i] of float32 (count, U), in the order in which they come: sparse gradients."""
+    """values (R, U) added up, in the order in which they come, in rows place (R,) of float32 (count, U)."""
     values = np.ascontiguousarray(float32(values, "values", ("R", "U")))
     place = whole_numbers(place, "place", (values.shape[0],))
     if place.size and (place.min() < 0 or place.max() >= count):

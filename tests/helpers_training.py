@@ -49,7 +49,7 @@ def differences(loss: Callable[[], float], a: Array) -> Array:
 
 
 def assert_derivative(found: Array, loss: Callable[[], float], a: Array, what: str, atol: float) -> None:
-    """A gradient against differences by some elements of a large ``a``, and along directions that all have a part in."""
+    """A gradient against differences by some elements of a large ``a``, and along directions that all take part in."""
     rng = np.random.default_rng(a.size)
     assert found.shape == a.shape and found.dtype == np.float32, f"{what}: {found.shape}, {found.dtype}"
     some = rng.choice(a.size, min(6, a.size), replace=False)

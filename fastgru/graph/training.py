@@ -16,8 +16,10 @@ from .plan import Graph, Node, Ref, fill, leaves
 
 def untrainable(graph: Graph, input_gradients: bool = False) -> str:
     """Why a graph cannot be trained, naming the layer; empty where it can."""
-    for node, wanted in zip(graph.nodes, _wanted(graph, input_gradients), strict=True):
-        if wanted and (reason := node.layer.untrainable()):
+    depends, wanted = _wanted(graph, input_gradients)
+    for node, goes_back in zip(graph.nodes, wanted, strict=True):
+        through = any(depends[ref.slot] for ref in _differentiable(node))
+        if goes_back and (reason := node.layer.untrainable(through)):
             return reason
     return ""
 
@@ -57,7 +59,7 @@ def train(
     ValueError
         Naming the layer that gradients cannot pass, before anything is computed.
     """
-    wanted = _wanted(graph, input_gradients)
+    wanted = _wanted(graph, input_gradients)[1]
     if reason := untrainable(graph, input_gradients):
         raise ValueError(reason)
     values: list[Any] = [None] * graph.slots
@@ -90,8 +92,9 @@ def train(
     return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs], go_back
 
 
-def _wanted(graph: Graph, input_gradients: bool) -> list[bool]:
-    """Which calls gradients pass: on the way from the outputs (not only through a mask) to weights that are trained."""
+def _wanted(graph: Graph, input_gradients: bool) -> tuple[list[bool], list[bool]]:
+    """Which slots depend on weights that are trained, and which calls gradients pass: those between such weights and the
+    outputs, but not where only a mask comes from."""
     depends = [False] * graph.slots
     for slot in graph.inputs:
         depends[slot] = input_gradients
@@ -109,7 +112,7 @@ def _wanted(graph: Graph, input_gradients: bool) -> list[bool]:
         if wanted[-1]:
             for ref in _differentiable(node):
                 reached[ref.slot] = True
-    return wanted[::-1]
+    return depends, wanted[::-1]
 
 
 def _differentiable(node: Node) -> list[Ref]:

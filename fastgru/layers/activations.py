@@ -178,7 +178,7 @@ class Activation(Layer):
             return self._layer.forward(x, mask, num_threads)
         return (x if self._apply is None else self._apply(x)), mask
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         return "" if self._layer is None else self._layer.untrainable()
 
     def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:

@@ -269,11 +269,11 @@ class Layer:
         """Whether this layer or one inside it has weights that get gradients."""
         return bool(self.trainable_names()) or any(part.learns() for part in self.parts().values())
 
-    def untrainable(self) -> str:
-        """Why no gradient passes through, naming the layer; empty where one does."""
+    def untrainable(self, through: bool = False) -> str:
+        """Why no gradient passes, naming the layer; empty where one does. ``through``: the inputs' is wanted too."""
         if type(self).train is Layer.train:
             return f"cannot train through layer {self.name!r} ({self.class_name()}): it has no backward pass here"
-        return next(filter(None, (part.untrainable() for part in self.parts().values())), "")
+        return next(filter(None, (part.untrainable(through) for part in self.parts().values())), "")
 
     def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
         """`forward` as in training (dropout, statistics of the batch), and the way back.

@@ -159,7 +159,7 @@ class GRUCell(Layer):
             if gradient is not None:
                 step.add(owner, name, np.ascontiguousarray(gradient))
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         where = f"cannot train through layer {self.name!r} (GRU)"
         if 1.0 in (self.dropout, self.recurrent_dropout):
             return f"{where}: dropout: expected rates below 1, which drop something and keep something"

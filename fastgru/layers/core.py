@@ -254,7 +254,7 @@ class Dense(Layer):
             raise ValueError(f"layer {self.name!r} (Dense): expected inputs of width {self._width}, found {x.shape}")
         return ops.dense(x, self._packed, num_threads=num_threads)
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         return "" if self._layer is None else self._layer.untrainable()
 
     def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:

@@ -152,7 +152,7 @@ class ActivityRegularization(Identity):
         super().__init__(name)
         self.l1, self.l2 = _penalty(l1), _penalty(l2)
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         if not self.l1 and not self.l2:
             return ""
         return (

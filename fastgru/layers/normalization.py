@@ -82,7 +82,7 @@ class BatchNormalization(Layer):
     def trainable_names(self) -> tuple[str, ...]:
         return self.weight_names()[:-2] if self.trainable else ()
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         if not self.renorm or not self.trainable:
             return ""
         return f"cannot train through layer {self.name!r} (BatchNormalization): renorm has no backward pass here"

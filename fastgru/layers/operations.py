@@ -304,7 +304,7 @@ class Operation(Layer):
             y = y.astype(np.float32)
         return y, None
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         if self.operation in BACKS:
             return ""
         known = ", ".join(sorted(BACKS))

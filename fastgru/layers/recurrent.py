@@ -356,7 +356,7 @@ class GRU(RNN):
     def parts(self) -> dict[str, Layer]:
         return {}
 
-    def untrainable(self) -> str:
+    def untrainable(self, through: bool = False) -> str:
         return self.cells[0].untrainable()
 
     def assign(self, weights: Mapping[str, Array]) -> None:

@@ -134,8 +134,9 @@ class TrainingStep:
         width = int(np.prod(shape[1:]))
         blocks = -(-width // 8)  # of 256 bits: every row starts with one of its own
         before = self.first_row * (shape[0] // self.rows) if self.rows else 0
-        key = [self.seed % 2**64, 0 if seed is None else seed % 2**64]
-        generator = np.random.Philox(key=key, counter=[before * blocks, draw, self.number, 0])
+        key = np.array([self.seed % 2**64, 0 if seed is None else seed % 2**64], np.uint64)
+        counter = np.array([before * blocks, draw, self.number, 0], np.uint64)
+        generator = np.random.Philox(key=key, counter=counter)
         words = generator.random_raw(shape[0] * blocks * 4).astype("<u8", copy=False).view("<u4")
         return words.reshape(shape[0], blocks * 8)[:, :width].reshape(shape)
 
