@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from .. import formats, loading, nn
+from .. import formats, loading, nn, tables
 from ..formats import FormatError, ModelFile
 from ..formats.replacing import take_place
 from ..models import Model
@@ -62,13 +62,12 @@ def convert(
     Raises
     ------
     FormatError
-        If the source can't be read, or the target can't express it; no file is left then.
+        If the source can't be read, the target can't express it, or a package is missing that writes the target
+        (h5py for Keras, onnx for ONNX); no file is left then.
     Mismatch
         A FormatError: the target was written and computes something else. It is removed.
     OSError
         If a file can't be read or written.
-    ImportError
-        If a target needs a package that is not installed (.keras and .weights.h5: h5py; .onnx: onnx).
     """
     path = os.fspath(target)
     kind = target_format(path, to)
@@ -80,12 +79,14 @@ def convert(
         kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
     report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
     if not verify:
-        write(kind, path, model, report, opset)
+        with tables.told_of(path):
+            write(kind, path, model, report, opset)
         return report
     real = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(real), f".{secrets.token_hex(6)}.{os.path.basename(path)}")
     try:
-        write(kind, temporary, model, report, opset)
+        with tables.told_of(path):
+            write(kind, temporary, model, report, opset)
         verify_target(kind, temporary, file, model, report)
         take_place(temporary, real)
     except FormatError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .. import tables
+from ..formats.replacing import replacing
 from . import TARGETS, Mismatch, Report, convert
 
 __all__ = ["CONFIG_HELP", "add_parser"]
@@ -47,16 +48,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         tables.check_target(arguments.report)
     try:
-        with tables.told_of(arguments.target):
-            report = convert(
-                arguments.source,
-                arguments.target,
-                to=arguments.to,
-                prefix=arguments.prefix,
-                config=arguments.config,
-                verify=arguments.verify,
-                opset=arguments.opset,
-            )
+        report = convert(
+            arguments.source,
+            arguments.target,
+            to=arguments.to,
+            prefix=arguments.prefix,
+            config=arguments.config,
+            verify=arguments.verify,
+            opset=arguments.opset,
+        )
     except Mismatch as error:
         _save(error.report, arguments.report)
         raise
@@ -67,5 +67,5 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _save(report: Report, path: str | None) -> None:
     if path:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(report.to_json() + "\n")
+        with tables.told_of(path), replacing(path) as file:
+            file.write(report.to_json().encode() + b"\n")

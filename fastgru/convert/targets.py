@@ -100,12 +100,13 @@ def _keras(model: Source) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _write_onnx(path: str, model: Source, report: Report, opset: int) -> int:
-    try:
-        from .to_onnx import onnx_model
-    except ModuleNotFoundError as error:
-        raise FormatError(f"{path}: ONNX files can't be written by this version ({error})") from error
+    from .to_onnx import onnx_model
+
     assert not isinstance(model, ModelFile)
-    data = onnx_model(model, opset=opset)
+    try:
+        data = onnx_model(model, opset=opset)
+    except ImportError as error:
+        raise FormatError(f"{path}: {error}") from error
     with replacing(path) as file:
         file.write(data)
     return len(model.state_dict() if not isinstance(model, Model) else model.all_tensors())
