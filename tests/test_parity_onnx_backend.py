@@ -1,4 +1,4 @@
-"""ONNX's own tests for runtimes, through `fastgru.integrations.onnx_backend`: those of GRU, and of every operator here."""
+"""ONNX's own tests for runtimes, through `fastgru.integrations.onnx_backend`: of GRU, and of every operator here."""
 
 from __future__ import annotations
 

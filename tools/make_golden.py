@@ -5,8 +5,8 @@ The script never imports fastgru: a golden file is what a framework says, not wh
     python tools/make_golden.py OUT_DIR [GROUP ...]
 
 Groups: keras3, tfkeras, tf213 (run it in an environment of its own with tensorflow-cpu 2.13),
-torch, synthetic (h5py and tf-keras: layouts of Keras releases that no longer install, written from
-their documented form).
+torch, onnx (PyTorch's two exporters and tf2onnx: torch, onnx, onnxscript, tf-keras, tf2onnx), synthetic (h5py and
+tf-keras: layouts of Keras releases that no longer install, written from their documented form).
 
 Each NAME.keras, NAME.h5, NAME.pt, … has one NAME.expected.npz beside it:
 
@@ -19,6 +19,7 @@ Each NAME.keras, NAME.h5, NAME.pt, … has one NAME.expected.npz beside it:
                   made np.nan
 
 PyTorch: x, h0, y, h_n (batch_first) for the GRUs; keys, crcs of every tensor for the rest.
+ONNX: what the model computed before it was exported, in its framework.
 """
 
 from __future__ import annotations
@@ -863,6 +864,110 @@ def torch_checkpoint(out: Path) -> None:
     save_torch(out, "torch_checkpoint_p4", expected)
 
 
+# ------------------------------------------------------------------------------------------- ONNX
+
+
+def onnx_torch(out: Path) -> None:
+    """GRU networks as torch.onnx.export writes them: TorchScript's exporter at three opsets, and dynamo's."""
+    import torch
+    from torch import nn
+
+    class Tagger(nn.Module):
+        """Embedding, two bidirectional layers, a head at every step, and the states."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(20, 6), nn.Linear(16, 5)
+            self.gru = nn.GRU(6, 8, num_layers=2, bidirectional=True, batch_first=True)
+
+        def forward(self, ids: torch.Tensor) -> Any:
+            y, h_n = self.gru(self.embed(ids))
+            return torch.log_softmax(self.head(y), -1), h_n
+
+    class Classifier(nn.Module):
+        """Normalisations before and after, the last step only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.LayerNorm(6), nn.BatchNorm1d(8)
+            self.gru, self.head = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y, _ = self.gru(self.before(x))
+            return torch.softmax(self.head(torch.relu(self.after(y[:, -1]))), 1)
+
+    class Packed(nn.Module):
+        """Lengths, through a packed sequence."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = nn.GRU(6, 8, bidirectional=True, batch_first=True), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Any:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            y, h_n = self.gru(packed)
+            return self.head(nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0]), h_n
+
+    torch.manual_seed(SEED)
+    ids, lengths = rng(31).integers(0, 20, (3, 7)), np.array([7, 4, 2])
+    x, states = normal(3, 7, 6, salt=32), normal(1, 7, 8, salt=33)
+    two = {0: "batch", 1: "time"}
+    save_onnx(out, "tagger_11", Tagger(), [ids], opset_version=11, dynamic_axes={"x0": two})
+    save_onnx(out, "classifier_13", Classifier(), [x], opset_version=13, dynamic_axes={"x0": two})
+    axes = {"x0": {0: "time", 1: "batch"}, "x1": {1: "batch"}}
+    save_onnx(out, "states_17", nn.GRU(6, 8), [x, states], opset_version=17, dynamic_axes=axes)
+    axes = {"x0": two, "x1": {0: "batch"}}
+    save_onnx(out, "packed_17", Packed(), [x, lengths], opset_version=17, dynamic_axes=axes)
+    save_onnx(out, "dynamo_tagger", Tagger(), [ids], dynamo=True)
+    save_onnx(out, "dynamo_cell", nn.GRUCell(6, 8), [x[:, 0], states[0, :3]], dynamo=True)
+
+
+def save_onnx(out: Path, name: str, module: Any, inputs: list[np.ndarray], *, dynamo: bool = False, **how: Any) -> None:
+    import onnx
+    import torch
+
+    module.eval()
+    given = tuple(torch.from_numpy(value) for value in inputs)
+    with torch.no_grad():
+        y = module(*given)
+    names = [f"x{i}" for i in range(len(inputs))]
+    path = out / f"onnx_torch_{name}.onnx"
+    how |= {"external_data": False} if dynamo else {}
+    torch.onnx.export(module, given, path, input_names=names, dynamo=dynamo, **how)
+    model = onnx.load(path)  # without the lines of the sources and of this machine's folders
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    onnx.save(model, path)
+    versions = {"writer": "torch.onnx", "torch": torch.__version__, "onnx": onnx.__version__}
+    save_expected(out, path.stem, versions, **numbered("x", inputs), **numbered("y", y))
+
+
+def onnx_tf2onnx(out: Path) -> None:
+    """GRU layers of tf.keras as tf2onnx writes them, where it finds the GRU in TensorFlow's graph."""
+    import onnx
+    import tensorflow as tf
+    import tf2onnx
+    import tf_keras as keras
+
+    layers = keras.layers
+    nets = {
+        "stack": [layers.GRU(8, return_sequences=True), layers.GRU(6), layers.Dense(3, activation="softmax")],
+        "bidirectional": [layers.Bidirectional(layers.GRU(8, return_sequences=True)), layers.LayerNormalization()],
+    }
+    for name, net in nets.items():
+        keras.utils.set_random_seed(SEED)
+        model, x = keras.Sequential([keras.Input((7, 5)), *net]), normal(3, 7, 5, salt=34)
+        path = out / f"onnx_tf2onnx_{name}.onnx"
+        signature = [tf.TensorSpec((None, 7, 5), tf.float32, name="x0")]
+        tf2onnx.convert.from_function(tf.function(model), signature, opset=15, output_path=str(path))
+        versions = {"writer": f"tf2onnx {tf2onnx.__version__}", "tf_keras": keras.__version__, "onnx": onnx.__version__}
+        save_expected(out, path.stem, versions, x0=x, y0=model.predict(x, verbose=0))
+
+
 # -------------------------------------------------------------------------------------- synthetic
 
 
@@ -1013,6 +1118,7 @@ GROUPS: dict[str, list[Callable[[Path], None]]] = {
     "tfkeras": [group_tfkeras, tfkeras_weights],
     "tf213": [group_tf213, tf213_weights],
     "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint, torchscript],
+    "onnx": [onnx_torch, onnx_tf2onnx],
     "synthetic": [synthetic_team21, synthetic_team22_frozen, synthetic_cudnn],
 }
 

@@ -40,8 +40,8 @@ def read_onnx(source: Source) -> ModelFile:
     -------
     ModelFile
         Its config holds "opset", "inputs" (name, dtype, shape; a size is a name or None where any fits, the shape
-        None where the file has none), "outputs" (names) and "nodes" (name, op, inputs, outputs, attributes) in the file's order. Its
-        tensors are the initialisers and the values of Constant nodes, by their names.
+        None where the file has none), "outputs" (names) and "nodes" (name, op, inputs, outputs, attributes), in the
+        file's order. Its tensors are the initialisers and the values of Constant nodes, by their names.
 
     Raises
     ------
