@@ -143,10 +143,12 @@ def bidirectional(g: Builder, layer: Bidirectional, x: Any, state: Any) -> Any:
     given = (None, None) if state is None else (state[:half], state[half:])
     starts = [_states(g, p.cells, s) for p, s in zip((first, second), given, strict=True)]
     if _fits_one_node(first, second):
-        y, finals = _scan_both(g, first, second, over, starts, moved)
-        if first.return_sequences and layer.merge_mode == "concat" and moved is None:
-            y = g.transpose(y, (2, 0, 1, 3))
-            merged: Any = g.reshape(y, (0, 0, -1), (*y.sizes[:2], 2 * first.cells[0].units))
+        y, y_h = _scan_both(g, first, second, over, starts, moved)
+        finals = [_final(g, _pick(g, y_h, 0, i), starts[i][0], moved) for i in (0, 1)]
+        if layer.merge_mode == "concat" and moved is None:
+            y = g.transpose(y, (2, 0, 1, 3)) if first.return_sequences else g.transpose(y_h, (1, 0, 2))
+            kept = y.rank - 2
+            merged: Any = g.reshape(y, [0] * kept + [-1], (*y.sizes[:kept], 2 * first.cells[0].units))
             return [merged, *finals] if first.return_state else merged
         ends = [_pick(g, y, 1, i) for i in (0, 1)] if first.return_sequences else finals
     else:
@@ -223,8 +225,8 @@ def _scan(
 
 def _scan_both(
     g: Builder, first: RNN, second: RNN, x: Value, starts: list[list[Value | None]], moved: Compact | None
-) -> tuple[Value, list[Value]]:
-    """x (T, N, I) → Y (T, 2, N, H) and the two final states."""
+) -> tuple[Value, Value]:
+    """x (T, N, I) → Y (T, 2, N, H) and Y_h (2, N, H)."""
     ends = [s[0] for s in starts]
     h0 = None
     if any(s is not None for s in ends):
@@ -232,8 +234,7 @@ def _scan_both(
             raise g.refuse("expected an initial state for both directions, found one")
         h0 = g.concat([g.unsqueeze(s, 0) for s in ends if s is not None], 0)
     directions = [direction_of(first.cells[0], False), direction_of(second.cells[0], True)]
-    y, y_h = gru(g, x, directions, h0, lengths=None if moved is None else moved.lengths)
-    return y, [_final(g, _pick(g, y_h, 0, i), ends[i], moved) for i in (0, 1)]
+    return gru(g, x, directions, h0, lengths=None if moved is None else moved.lengths)
 
 
 def _final(g: Builder, state: Value, start: Value | None, moved: Compact | None) -> Value:

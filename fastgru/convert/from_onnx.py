@@ -1,0 +1,393 @@
+"""The chain of layers in an ONNX graph, so that Keras and PyTorch can have it.
+
+A graph says less than layers do: what is a Dense layer in Keras is a MatMul and an Add. `as_layers` follows the value
+from the graph's input to its output, and keeps account of which axis is which: batch, time, features (and directions,
+between a GRU and what joins its halves). Whatever is no such chain is refused by its node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import gates, layers
+from ..formats.untrusted import FormatError
+from ..graph.plan import Node, Ref
+from ..layers import onnx_gru
+from ..layers.base import Array, as_float32
+from ..layers.onnx_node import OnnxNode
+from ..models import OnnxModel, Sequential
+
+__all__ = ["as_layers"]
+
+#: Axes: batch N, time T, features K, directions D.
+Axes = tuple[str, ...]
+#: Operators that are an activation of Keras' by themselves, with the defaults of their attributes.
+_PLAIN = {
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Softsign": "softsign",
+    "Softplus": "softplus",
+    "Selu": "selu",
+    "Exp": "exponential",
+}
+#: What computes the shape of zeros, as exporters do for initial states.
+_COUNTING = ("Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity")
+_MOVING_ZEROS = ("Slice", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Reshape", "Identity", "Cast")
+
+
+def as_layers(model: OnnxModel) -> Sequential:
+    """The layers of a graph that is a chain of them; batch on the first axis of input and output.
+
+    Parameters
+    ----------
+    model
+        A graph of Gather from a table (Embedding), MatMul and Add or Gemm (Dense), GRU with what moves its axes (GRU,
+        Bidirectional), activations, ReduceMean and ReduceMax over time (pooling), in one line.
+
+    Raises
+    ------
+    FormatError
+        Naming the node that is none of these, or reads something else than the value before it.
+    """
+    return _Chain(model).read()
+
+
+class _Chain:
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+        self._stack: list[layers.Layer] = []
+        self._head = -1  # the slot of the value that the layers so far give
+        self._axes: Axes = ()
+        self._directions = 1
+        self._backwards = False  # the value's steps stand in input order, Keras gives them in processing order
+        self._counts: set[int] = set()
+        self._zeros: set[int] = set()
+        self._finals: set[int] = set()  # final states of GRUs below the last one
+        self._node: OnnxNode | None = None
+
+    def read(self) -> Sequential:
+        graph = self._model.graph
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise self._bad(f"expected one input and one output, found {len(graph.inputs)} and {len(graph.outputs)}")
+        end = self._model._ends[0]
+        rank = 0 if end.whole is None else len(end.whole)
+        whole = end.dtype.startswith(("int", "uint"))
+        if rank not in ((1, 2) if whole else (2, 3)):
+            raise self._bad(f"input {end.name!r}: expected (N, K), (N, T, K) or ids (N, T), found {rank} axes")
+        self._head, self._axes = graph.inputs[0], ("N", "T")[:rank] if whole else (*("N", "T")[: rank - 1], "K")
+        for node in graph.nodes:
+            assert isinstance(node.layer, OnnxNode)
+            self._node = node.layer
+            self._step(node, node.layer.spec.op)
+        self._node = None
+        if graph.outputs[0] != self._head or self._backwards or self._axes not in (("N", "T", "K"), ("N", "K")):
+            raise self._bad(f"expected an output (N, T, K) or (N, K) of the last layer, found axes {self._axes}")
+        sizes = [n if isinstance(n, int) else None for n in (end.whole or ())[1:]]
+        first = layers.Input(sizes, "int64" if whole else "float32", end.name)
+        return Sequential([first, *self._stack], name=self._model.name)
+
+    # -- one node ----------------------------------------------------------------------------
+
+    def _step(self, node: Node, op: str) -> None:
+        slots = [v.slot for v in node.x if isinstance(v, Ref)]
+        given = [slot for _, slot in node.outputs]
+        if op == "Shape" or (op in _COUNTING and slots and self._counts.issuperset(slots)):
+            self._counts.update(given)
+            return
+        if self._is_zeros(node, op, slots):
+            self._zeros.update(given)
+            return
+        known = {self._head, *self._zeros, *(self._finals if op == "Concat" else ())}
+        if self._head not in slots or not known.issuperset(slots):
+            raise self._bad("expected a node that reads the value before it and constants; this graph branches here")
+        move = _MOVES.get(op)
+        if move is None and self._backwards:
+            raise self._bad("expected the steps of a reverse GRU turned round first, as Keras gives them")
+        act = move or _LAYERS.get(op)
+        if act is None:
+            listed = ", ".join(sorted({*_MOVES, *_LAYERS}))
+            raise self._bad(f"expected an operator that is a layer or part of one ({listed})")
+        act(self, node)
+        used = [slot for index, slot in node.outputs if self._node is not None and self._node.spec.outputs[index]]
+        self._finals.update(used[1:])  # a GRU's final states beside its sequence
+        self._head = used[0]
+
+    def _is_zeros(self, node: Node, op: str, slots: list[int]) -> bool:
+        """Whether the node makes zeros, or moves them about."""
+        spec = self._spec()
+        if op == "ConstantOfShape":
+            value = spec.attributes.get("value")
+            return value is None or not any(value["values"])
+        if op not in _MOVING_ZEROS or not set(slots) <= self._zeros | self._counts:
+            return False
+        first = node.x[0]
+        return first.slot in self._zeros if isinstance(first, Ref) else not np.any(first)
+
+    def _spec(self) -> Any:
+        assert self._node is not None
+        return self._node.spec
+
+    def _bad(self, why: str) -> FormatError:
+        where = "" if self._node is None else f"node {self._node.name!r} ({self._node.spec.op}): "
+        return FormatError(f"{self._model.name}: {where}{why}; only a chain of layers leaves ONNX for another format")
+
+    def _is_head(self, value: Any) -> bool:
+        return isinstance(value, Ref) and value.slot == self._head
+
+    def _constant(self, value: Any, what: str) -> Array:
+        if not isinstance(value, np.ndarray):
+            raise self._bad(f"{what}: expected a constant")
+        return value
+
+    def _numbers(self, node: Node, key: str, place: int) -> list[int]:
+        """Whole numbers from an attribute, or since a later opset from an input."""
+        if len(node.x) > place and node.x[place] is not None:
+            return [int(n) for n in self._constant(node.x[place], key).reshape(-1)]
+        return list(self._spec().integers(key) or ())
+
+    def _features_last(self) -> None:
+        if self._axes[-1:] != ("K",):
+            raise self._bad(f"expected features on the last axis, found axes {self._axes}")
+
+    # -- nodes that move axes ----------------------------------------------------------------
+
+    def _same(self, node: Node) -> None:
+        if not self._is_head(node.x[0]):
+            raise self._bad("expected the value before it as the first input")
+
+    def _cast(self, node: Node) -> None:
+        if self._axes[-1:] == ("K",) and self._spec().integer("to", 0) != 1:
+            raise self._bad("expected a cast to float32")
+
+    def _transpose(self, node: Node) -> None:
+        order = self._spec().integers("perm") or tuple(range(len(self._axes)))[::-1]
+        self._axes = tuple(self._axes[i] for i in order)
+
+    def _squeeze(self, node: Node) -> None:
+        axes = {a % len(self._axes) for a in self._numbers(node, "axes", 1)}
+        if [self._axes[a] for a in axes] != ["D"] or self._directions != 1:
+            raise self._bad("expected the axis of a GRU's one direction")
+        self._axes = tuple(a for a in self._axes if a != "D")
+
+    def _concat(self, node: Node) -> None:
+        """PyTorch's h_n: the final states of all layers, of which the last one goes on."""
+        if self._axes != ("D", "N", "K") or self._directions != 1 or not self._is_head(node.x[-1]):
+            raise self._bad("expected the final states of GRUs of one direction, the last one last")
+        if any(not isinstance(v, Ref) or v.slot not in {*self._finals, self._head} for v in node.x):
+            raise self._bad("expected the final states of GRUs alone")
+        if self._spec().integer("axis", 0) not in (0, -3):
+            raise self._bad("expected the states along the first axis")
+
+    def _reshape(self, node: Node) -> None:
+        """Y (…, D, H) → (…, D·H): both directions side by side."""
+        shape = self._constant(node.x[1], "shape").reshape(-1).tolist()
+        kept = self._axes[:-2]
+        width = self._width() * self._directions
+        if self._axes[-2:] != ("D", "K") or len(shape) != len(kept) + 1 or any(shape[:-1]):
+            raise self._bad(f"expected (…, directions, H) joined to (…, directions · H), found axes {self._axes}")
+        if shape[-1] not in (-1, width):
+            raise self._bad(f"expected a last size of {width} or -1, found {shape[-1]}")
+        self._axes, self._directions = (*kept, "K"), 1
+
+    def _width(self) -> int:
+        last = self._stack[-1]
+        if isinstance(last, layers.Bidirectional):
+            last = last.forward_layer
+        assert isinstance(last, layers.GRU)
+        return last.units
+
+    def _slice(self, node: Node) -> None:
+        """Only the one that turns time round, after a reverse GRU."""
+        starts, _, axes, steps = (self._numbers(node, key, i) for i, key in enumerate(_SLICE, 1))
+        if len(axes) != 1 or self._axes[axes[0]] != "T" or (starts, steps) != ([-1], [-1]) or not self._backwards:
+            raise self._bad("expected a slice that turns the steps of a reverse GRU round")
+        self._backwards = False
+
+    # -- nodes that are layers ---------------------------------------------------------------
+
+    def _gather(self, node: Node) -> None:
+        """A table of rows (Embedding), or the last step of a sequence."""
+        table, ids = node.x
+        axis = self._spec().integer("axis", 0)
+        last = self._stack[-1] if self._stack else None
+        if self._is_head(ids) and axis == 0 and "K" not in self._axes:
+            rows = as_float32(self._constant(table, "data"))
+            if rows.ndim != 2:
+                raise self._bad(f"data: expected a table (rows, columns), found {rows.shape}")
+            self._add(layers.Embedding(*rows.shape), {"embeddings": rows})
+            self._axes = (*self._axes, "K")
+        elif np.array_equal(ids, np.int64(-1)) and self._axes[axis] == "D" and self._directions == 1:
+            self._axes = tuple(a for a in self._axes if a != "D")  # PyTorch's h_n[-1]
+        elif np.array_equal(ids, np.int64(-1)) and self._axes[axis] == "T" and _is_forward(last):
+            last.return_sequences = False  # type: ignore[union-attr]
+            self._axes = tuple(a for a in self._axes if a != "T")
+        else:
+            raise self._bad("expected rows of a table by the input's ids, or the last step or state of a forward GRU")
+
+    def _matmul(self, node: Node) -> None:
+        self._features_last()
+        kernel = as_float32(self._constant(node.x[1], "B"))
+        if not self._is_head(node.x[0]) or kernel.ndim != 2:
+            raise self._bad("expected the value before it times a constant matrix")
+        self._add(layers.Dense(kernel.shape[1], use_bias=False), {"kernel": kernel})
+
+    def _gemm(self, node: Node) -> None:
+        spec = self._spec()
+        kernel, bias = as_float32(self._constant(node.x[1], "B")), (*node.x, None)[2]
+        usual = (spec.number("alpha", 1.0), spec.number("beta", 1.0), spec.integer("transA", 0)) == (1, 1, 0)
+        if not usual or not self._is_head(node.x[0]) or self._axes != ("N", "K"):
+            raise self._bad("expected the value before it, (N, K), times a constant matrix, with alpha and beta of 1")
+        kernel = kernel.T if spec.integer("transB", 0) else kernel
+        self._add(layers.Dense(kernel.shape[1], use_bias=False), {"kernel": kernel})
+        if bias is not None:
+            self._bias(self._constant(bias, "C"))
+
+    def _plus(self, node: Node) -> None:
+        self._same_after_matmul(node)
+        self._bias(self._constant(node.x[1] if self._is_head(node.x[0]) else node.x[0], "B"))
+
+    def _same_after_matmul(self, node: Node) -> None:
+        if not self._stack or not isinstance(self._stack[-1], layers.Dense) or self._stack[-1].use_bias:
+            raise self._bad("expected a bias after a MatMul")
+
+    def _bias(self, bias: Array) -> None:
+        dense = self._stack.pop()
+        assert isinstance(dense, layers.Dense)
+        if bias.size not in (1, dense.units) or bias.shape[-1:] not in ((), (1,), (dense.units,)):
+            raise self._bad(f"expected a bias ({dense.units},), found {bias.shape}")
+        vector = np.broadcast_to(as_float32(bias).reshape(-1), (dense.units,)).copy()
+        self._add(layers.Dense(dense.units), {"kernel": dense.weights["kernel"], "bias": vector})
+
+    def _activation(self, node: Node) -> None:
+        self._add(layers.Activation(_PLAIN[self._spec().op]))
+
+    def _numbered(self, node: Node) -> None:
+        spec = self._spec()
+        made: dict[str, Callable[[], layers.Layer]] = {
+            "Elu": lambda: layers.ELU(spec.number("alpha", 1.0)),
+            "LeakyRelu": lambda: layers.LeakyReLU(spec.number("alpha", 0.01)),
+            "ThresholdedRelu": lambda: layers.ThresholdedReLU(spec.number("alpha", 1.0)),
+            "HardSigmoid": lambda: layers.Activation(
+                ("hard_sigmoid", spec.number("alpha", 0.2), spec.number("beta", 0.5))
+            ),
+        }
+        self._add(made[spec.op]())
+
+    def _softmax(self, node: Node) -> None:
+        self._features_last()
+        axis = self._spec().integer("axis", -1 if self._spec().opset >= 13 else 1)
+        if axis not in (-1, len(self._axes) - 1):
+            raise self._bad(f"expected the last axis, found {axis}")
+        self._add(layers.Activation("softmax" if self._spec().op == "Softmax" else "log_softmax"))
+
+    def _pool(self, node: Node) -> None:
+        axes = [self._axes[a] for a in self._numbers(node, "axes", 1)]
+        if axes != ["T"] or self._spec().integer("keepdims", 1):
+            raise self._bad("expected the time axis, and keepdims=0")
+        self._add(layers.GlobalAveragePooling1D() if self._spec().op == "ReduceMean" else layers.GlobalMaxPooling1D())
+        self._axes = tuple(a for a in self._axes if a != "T")
+
+    def _gru(self, node: Node) -> None:
+        layer = node.layer
+        assert isinstance(layer, onnx_gru.GRU)
+        a = layer.attributes
+        if self._axes != (("N", "T", "K") if a.batch_first else ("T", "N", "K")):
+            raise self._bad(
+                f"expected {'batch, time' if a.batch_first else 'time, batch'}, features as its input, found axes "
+                f"{self._axes}: the first axis of the model's input must be the batch"
+            )
+        x, w, r, b, lengths, start = (*node.x, None, None, None)[:6]
+        if not self._is_head(x) or lengths is not None or a.clip is not None:
+            raise self._bad("expected a GRU without sequence_lens and clip")
+        if not (start is None or (isinstance(start, Ref) and start.slot in self._zeros) or _all_zero(start)):
+            raise self._bad("expected an initial_h of zeros or none")
+        sequences = layer.spec.outputs[0]
+        given = zip("WRB", (w, r, b), strict=True)
+        constants = [None if v is None else as_float32(self._constant(v, name)) for name, v in given]
+        halves = [_half(layer, constants, d, sequences) for d in range(len(a.reverses))]
+        if len(halves) == 2:
+            self._add(layers.Bidirectional(halves[0], "concat", halves[1]))
+        else:
+            self._add(halves[0])
+            self._backwards = a.reverses[0] and sequences
+        self._directions = len(halves)
+        if a.batch_first:
+            self._axes = ("N", "T", "D", "K") if sequences else ("N", "D", "K")
+        else:
+            self._axes = ("T", "D", "N", "K") if sequences else ("D", "N", "K")
+
+    def _add(self, layer: layers.Layer, weights: dict[str, Array] | None = None) -> None:
+        if weights is not None:
+            try:
+                layer.assign(weights)
+            except ValueError as error:
+                raise self._bad(str(error)) from error
+        elif isinstance(layer, layers.Bidirectional):
+            layer.assign({})
+        self._stack.append(layer)
+
+
+_SLICE = ("starts", "ends", "axes", "steps")
+_MOVES: dict[str, Callable[[_Chain, Node], None]] = {
+    "Identity": _Chain._same,
+    "Dropout": _Chain._same,
+    "Cast": _Chain._cast,
+    "Transpose": _Chain._transpose,
+    "Squeeze": _Chain._squeeze,
+    "Concat": _Chain._concat,
+    "Reshape": _Chain._reshape,
+    "Slice": _Chain._slice,
+}
+_LAYERS: dict[str, Callable[[_Chain, Node], None]] = {
+    "Gather": _Chain._gather,
+    "MatMul": _Chain._matmul,
+    "Gemm": _Chain._gemm,
+    "Add": _Chain._plus,
+    "GRU": _Chain._gru,
+    "Softmax": _Chain._softmax,
+    "LogSoftmax": _Chain._softmax,
+    "ReduceMean": _Chain._pool,
+    "ReduceMax": _Chain._pool,
+    **dict.fromkeys(_PLAIN, _Chain._activation),
+    **dict.fromkeys(("Elu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid"), _Chain._numbered),
+}
+
+
+def _all_zero(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not value.any()
+
+
+def _is_forward(layer: Any) -> bool:
+    return isinstance(layer, layers.GRU) and layer.return_sequences and not layer.go_backwards
+
+
+def _half(layer: onnx_gru.GRU, constants: list[Array | None], d: int, sequences: bool) -> layers.GRU:
+    """One direction as Keras' layer; with reset-before Keras has one bias, the sum of both."""
+    w, r, b = constants
+    assert w is not None and r is not None
+    a = layer.attributes
+    weights = gates.from_onnx(w[d], r[d], None if b is None else b[d])
+    recurrent, activation = (_name(s) for s in a.activations[d])
+    made = layers.GRU(
+        r.shape[2],
+        activation,
+        recurrent,
+        use_bias=b is not None,
+        return_sequences=sequences,
+        go_backwards=a.reverses[d],
+        reset_after=a.reset_after,
+    )
+    stored = gates.to_keras(weights, reset_after=a.reset_after)
+    made.assign(dict(zip(made.weight_names(), (v for v in stored if v is not None), strict=True)))
+    return made
+
+
+def _name(spec: tuple[str, float, float]) -> Any:
+    """An activation by its name alone, where that says it."""
+    if spec == ("affine", 1.0, 0.0):
+        return "linear"
+    return spec if spec[1] or spec[2] else spec[0]

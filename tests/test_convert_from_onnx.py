@@ -1,0 +1,157 @@
+"""Chains of layers found in ONNX graphs: the same predictions, and what is no such chain refused by its node."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastgru import layers, nn
+from fastgru.convert.from_onnx import as_layers
+from fastgru.convert.to_onnx import onnx_model
+from fastgru.formats import FormatError, read_bytes
+from fastgru.loading import from_file, load
+from fastgru.models import Model, OnnxModel, Sequential, walk
+
+pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((3, 5, 4)).astype(np.float32)
+IDS = RNG.integers(0, 9, (3, 5))
+
+
+def graph_of(model: Any) -> OnnxModel:
+    found = from_file(read_bytes(onnx_model(model), "there.onnx"))
+    assert isinstance(found, OnnxModel)
+    return found
+
+
+def built(*stack: layers.Layer, x: Any = X, shape: tuple[int | None, ...] = (None, 4)) -> Sequential:
+    model = Sequential([layers.Input(shape, name="x"), *stack])
+    model.predict(x)
+    rng = np.random.default_rng(8)
+    for layer in walk(model):
+        if layer.weights:
+            layer.set_weights(
+                [rng.standard_normal(w.shape).astype(np.float32) * w.dtype.type(0.4) for w in layer.get_weights()]
+            )
+    return model
+
+
+def half(**more: Any) -> layers.GRU:
+    return layers.GRU(6, return_sequences=True, **more)
+
+
+CHAINS: dict[str, list[layers.Layer]] = {
+    "gru": [half()],
+    "last": [layers.GRU(6)],
+    "before": [half(reset_after=False, recurrent_activation="hard_sigmoid"), layers.Dense(2, use_bias=False)],
+    "backwards": [half(go_backwards=True), layers.Dense(2, "relu")],
+    "backwards last": [layers.GRU(6, go_backwards=True)],
+    "no bias": [half(use_bias=False, activation="relu"), half(activation="linear"), half(activation=("elu", 0.5, 0.0))],
+    "both": [layers.Bidirectional(half()), layers.Bidirectional(layers.GRU(3)), layers.Dense(2, "softmax")],
+    "both differ": [layers.Bidirectional(half(activation="relu"), backward_layer=half(go_backwards=True))],
+    "activations": [
+        layers.Dense(5, "selu"),
+        layers.Activation("tanh"),
+        layers.ELU(0.6),
+        layers.LeakyReLU(0.2),
+        layers.ThresholdedReLU(0.1),
+        layers.Activation(("hard_sigmoid", 0.2, 0.5)),
+        layers.Activation("softplus"),
+    ],
+    "pooled": [half(), layers.GlobalAveragePooling1D(), layers.Dense(3)],
+    "greatest": [half(), layers.Dropout(0.5), layers.GlobalMaxPooling1D(), layers.Dense(3, "log_softmax")],
+}
+
+
+@pytest.mark.parametrize("stack", CHAINS.values(), ids=CHAINS)
+def test_chains_come_back(stack: list[layers.Layer]) -> None:
+    model = built(*stack)
+    found = as_layers(graph_of(model))
+    np.testing.assert_allclose(found.predict(X), model.predict(X), rtol=0, atol=1e-6)
+    assert found.inputs[0].name == "x" and found.inputs[0].shape == (None, 4)
+    recurrent = [layer.class_name() for layer in walk(model) if "GRU" in layer.class_name()]
+    assert [layer.class_name() for layer in walk(found) if "GRU" in layer.class_name()] == recurrent
+
+
+def test_ids_come_back_as_an_embedding() -> None:
+    model = built(layers.Embedding(9, 4), layers.GRU(5), layers.Dense(9), x=IDS, shape=(None,))
+    found = as_layers(graph_of(model))
+    assert [layer.class_name() for layer in found.layers] == ["Embedding", "GRU", "Dense"]
+    np.testing.assert_allclose(found.predict(IDS), model.predict(IDS), rtol=0, atol=1e-6)
+    for a, b in zip(found.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+REFUSED: dict[str, tuple[list[layers.Layer], str]] = {
+    "mask": ([layers.Masking(), half()], r"node 'masking/Equal' \(Equal\): expected an operator that is a layer"),
+    "sum": ([layers.Bidirectional(half(), "sum")], r"\(Gather\): expected rows of a table by the input's ids"),
+    "permuted": ([layers.Permute((2, 1))], r"expected an output \(N, T, K\)"),
+    "time first": ([layers.Permute((2, 1)), layers.Dense(2)], r"\(MatMul\): expected features on the last axis"),
+    "flipped": ([layers.Bidirectional(half(go_backwards=True))], r"\(Slice\)|branches"),
+}
+
+
+@pytest.mark.parametrize(("stack", "why"), REFUSED.values(), ids=REFUSED)
+def test_no_chains(stack: list[layers.Layer], why: str) -> None:
+    model = built(*stack, shape=(5, 4))
+    with pytest.raises(FormatError, match=f"^sequential: .*{why}.*; only a chain of layers leaves ONNX"):
+        as_layers(graph_of(model))
+
+
+def test_several_inputs_are_refused() -> None:
+    with pytest.raises(FormatError, match="expected one input and one output, found 2 and 2"):
+        as_layers(graph_of(nn.GRU(3, 4)))
+
+
+def test_nsnet2(shared: Path) -> None:
+    folder = shared / "models" / "onnx_nsnet2"
+    model = load(folder / "nsnet2-20ms-baseline.onnx")
+    assert isinstance(model, OnnxModel)
+    found = as_layers(model)
+    names = [layer.class_name() for layer in found.layers if layer.class_name() != "Activation"]
+    assert names == ["Dense", "GRU", "GRU", "Dense", "Dense", "Dense"]
+    with np.load(folder / "nsnet2-20ms-baseline_expected.npz") as arrays:
+        np.testing.assert_allclose(found.predict(arrays["in_input"]), arrays["out_output"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parity("torch")
+@pytest.mark.parametrize("which", ["all", "last", "state"])
+@pytest.mark.parametrize("layer_count", [1, 2])
+@pytest.mark.parametrize("both", [False, True])
+def test_what_pytorch_exports(which: str, layer_count: int, both: bool) -> None:
+    """Its exporter computes h0 from the shape of the input, and takes the last state out of the stack of all."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgru[parity]'")
+    if both and which != "all":
+        pytest.skip("the last step of both directions is no layer of Keras")
+
+    class Net(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(9, 6)
+            self.gru = torch.nn.GRU(6, 8, layer_count, bidirectional=both, batch_first=True)
+            self.out = torch.nn.Linear(8 * (1 + both), 3)
+
+        def forward(self, ids: Any) -> Any:
+            y, h_n = self.gru(self.table(ids))
+            y = y if which == "all" else y[:, -1] if which == "last" else h_n[-1]
+            return torch.softmax(self.out(torch.relu(y)), -1)
+
+    net, data, ids = Net().eval(), io.BytesIO(), torch.from_numpy(IDS)
+    free = {"ids": {0: "n", 1: "t"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (ids,), data, dynamo=False, opset_version=17, input_names=["ids"], dynamic_axes=free)
+    model = from_file(read_bytes(data.getvalue(), "net.onnx"))
+    assert isinstance(model, OnnxModel)
+    found = as_layers(model)
+    assert isinstance(found, Model)
+    np.testing.assert_allclose(found.predict(IDS), net(ids).detach().numpy(), rtol=0, atol=1e-6)
+    shorter = IDS[:2, :3]
+    expected = net(torch.from_numpy(shorter)).detach().numpy()
+    np.testing.assert_allclose(found.predict(shorter), expected, rtol=0, atol=1e-6)
