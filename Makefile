@@ -4,6 +4,7 @@
 #   make bench     install every peer, and compare fastgru with them (about 12 minutes; 5 GB of disk)
 #   make lint      ruff and mypy --strict
 #   make mutants   seeded faults in the kernels, each of which a test must find
+#   make fuzz      mutated files at every reader (FUZZ="--reader h5 --seconds 600" for one; docs/security.md)
 #   make counts    instructions of each kernel, compared with the recorded ones (exit code 77: no valgrind here)
 #   make parity    install the frameworks, and compare with them live
 #   make parity-full  the same over the whole product of Keras GRU settings (long)
@@ -14,7 +15,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # What must be compiled again when it changes; Python files are used in place
 CORE := setup.py pyproject.toml $(wildcard fastgru/simd/*.[ch] fastgru/_core/*.pyx fastgru/_core/*.pxd)
 
-.PHONY: demo test bench counts lint mutants parity parity-full clean
+.PHONY: demo test bench counts fuzz lint mutants parity parity-full clean
 
 demo: .venv/built
 	$(PY) -m fastgru.demo
@@ -36,6 +37,9 @@ lint: .venv/lint
 mutants: .venv/test
 	$(PIP) cython setuptools
 	$(PY) tools/mutants.py
+
+fuzz: .venv/test
+	$(PY) tools/fuzz.py $(FUZZ)
 
 parity: .venv/parity
 	FASTGRU_REQUIRE_PARITY=torch,keras,tf_keras,onnxruntime $(PY) -m pytest -m parity
