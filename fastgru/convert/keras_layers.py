@@ -136,9 +136,10 @@ def _activation(layer: Layer, spec: Any, scope: Scope) -> str:
     """A gate activation as the engine spells it, by Keras 3's name."""
     if spec in _NAMED:
         return str(spec)
-    if tuple(spec) in _NUMBERED:
-        return _NUMBERED[tuple(spec)]
     name, alpha, beta = spec
+    for (known, *numbers), named in _NUMBERED.items():
+        if name == known and np.array_equal(np.array([alpha, beta], np.float32), np.array(numbers, np.float32)):
+            return named
     if name == "hard_sigmoid":
         why = f"its hard_sigmoid is clip({alpha:.3g}x + {beta:g}), that of Keras 3 clip(x/6 + 0.5)"
         raise scope.refuse(layer, why, "fastgru convert to .onnx keeps it")
