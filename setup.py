@@ -164,7 +164,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("isa", "gru", "stack", "stream", "backward", "dense", "products")],
+        [extension(name) for name in ("isa", "gru", "stack", "stream", "backward", "dense", "products", "panels")],
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -25,8 +25,10 @@ class Weights(NamedTuple):
 
 def _swap_first_two(a: Array) -> Array:
     """z r n to r z n, and back: blocks along axis 0."""
-    z, r, n = np.split(a, 3)
-    return np.concatenate([r, z, n])
+    h, rest = divmod(len(a), 3)
+    if rest:
+        raise ValueError(f"expected three gates of one size, found {a.shape}")
+    return np.concatenate([a[h : 2 * h], a[:h], a[2 * h :]])
 
 
 def from_keras(kernel: Array, recurrent_kernel: Array, bias: Array | None, *, reset_after: bool) -> Weights:

@@ -1,4 +1,4 @@
-"""Layers that act in training only: how much they drop, that scores keep their mean, and that gradients pass the mask."""
+"""Layers that act in training only: how much they drop, which numbers they draw, and that gradients pass the mask."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgru._core.panels import move
+
 F32 = NDArray[np.float32]
 
 
@@ -15,35 +17,16 @@ def aligned_zeros(size: int) -> F32:
     return room[first : first + size]
 
 
-def panel_width(left: int) -> int:
-    """Vectors in the next panel when `left` remain: fg_panel_width of table.h."""
-    return 1 if left == 1 else 2 if left in (2, 4) else 3
-
-
 def pack_panels(weight: F32, lanes: NDArray[np.int64], width: int) -> F32:
     """Panels (K, V·W) one after another; `lanes` names the row of `weight` (M, K) for each output lane, -1 for none."""
-    inputs, vecs = weight.shape[1], len(lanes) // width
-    packed = aligned_zeros(vecs * width * inputs)
-    rows = weight[lanes]
-    rows[lanes < 0] = 0
-    first = 0
-    while first < vecs:
-        vectors = panel_width(vecs - first)
-        a, b = first * width, (first + vectors) * width
-        packed[a * inputs : b * inputs].reshape(inputs, b - a)[...] = rows[a:b].T
-        first += vectors
+    packed = aligned_zeros(len(lanes) * weight.shape[1])
+    move(packed, weight, lanes, width, True)
     return packed
 
 
 def unpack_panels(packed: F32, lanes: NDArray[np.int64], inputs: int, width: int, weight: F32) -> None:
     """Write the rows that `lanes` names back into `weight` (M, K): the inverse of `pack_panels`."""
-    vecs, first = len(lanes) // width, 0
-    while first < vecs:
-        vectors = panel_width(vecs - first)
-        a, b = first * width, (first + vectors) * width
-        rows = packed[a * inputs : b * inputs].reshape(inputs, b - a).T
-        weight[lanes[a:b][lanes[a:b] >= 0]] = rows[lanes[a:b] >= 0]
-        first += vectors
+    move(packed, weight, lanes, width, False)
 
 
 def pack_vector(vector: F32 | None, lanes: NDArray[np.int64]) -> F32:

@@ -16,12 +16,7 @@ from .plan import Graph, Node, Ref, fill, leaves
 
 def untrainable(graph: Graph, input_gradients: bool = False) -> str:
     """Why a graph cannot be trained, naming the layer; empty where it can."""
-    depends, wanted = _wanted(graph, input_gradients)
-    for node, goes_back in zip(graph.nodes, wanted, strict=True):
-        through = any(depends[ref.slot] for ref in _differentiable(node))
-        if goes_back and (reason := node.layer.untrainable(through)):
-            return reason
-    return ""
+    return _refusal(graph, *_wanted(graph, input_gradients))
 
 
 def learns(graph: Graph) -> bool:
@@ -59,8 +54,8 @@ def train(
     ValueError
         Naming the layer that gradients cannot pass, before anything is computed.
     """
-    wanted = _wanted(graph, input_gradients)[1]
-    if reason := untrainable(graph, input_gradients):
+    depends, wanted = _wanted(graph, input_gradients)
+    if reason := _refusal(graph, depends, wanted):
         raise ValueError(reason)
     values: list[Any] = [None] * graph.slots
     shown: list[Any] = [None] * graph.slots
@@ -93,8 +88,8 @@ def train(
 
 
 def _wanted(graph: Graph, input_gradients: bool) -> tuple[list[bool], list[bool]]:
-    """Which slots depend on weights that are trained, and which calls gradients pass: those between such weights and the
-    outputs, but not where only a mask comes from."""
+    """Which slots depend on weights that are trained, and which calls gradients pass: those between such weights and
+    the outputs, but not where only a mask comes from."""
     depends = [False] * graph.slots
     for slot in graph.inputs:
         depends[slot] = input_gradients
@@ -113,6 +108,15 @@ def _wanted(graph: Graph, input_gradients: bool) -> tuple[list[bool], list[bool]
             for ref in _differentiable(node):
                 reached[ref.slot] = True
     return depends, wanted[::-1]
+
+
+def _refusal(graph: Graph, depends: list[bool], wanted: list[bool]) -> str:
+    """Why one of the wanted calls cannot be gone back through; empty where all can."""
+    for node, goes_back in zip(graph.nodes, wanted, strict=True):
+        through = any(depends[ref.slot] for ref in _differentiable(node))
+        if goes_back and (reason := node.layer.untrainable(through)):
+            return reason
+    return ""
 
 
 def _differentiable(node: Node) -> list[Ref]:
