@@ -40,12 +40,18 @@ def check_messages(data: memoryview, message: Any) -> None:
             left -= 1
             if left < 0:
                 raise ValueError(f"more than {LIMITS.onnx_fields} fields")
-            tag, at = _varint(data, at, end)
+            tag = data[at]
+            at += 1
+            if tag > 127:
+                tag, at = _varint(data, at - 1, end)
             wire = tag & 7
             if wire == 0:
                 _, at = _varint(data, at, end)
             elif wire == 2:
-                size, at = _varint(data, at, end)
+                size = data[at] if at < end else 128
+                at += 1
+                if size > 127:
+                    size, at = _varint(data, at - 1, end)
                 if size <= end - at and tag >> 3 in inner:
                     if depth == LIMITS.nesting:
                         raise ValueError(f"messages nested deeper than {LIMITS.nesting}")

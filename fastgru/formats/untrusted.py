@@ -42,7 +42,7 @@ class Limits:
     pickle_opcodes: int = 20_000_000
     pickle_nodes: int = 5_000_000
     reads: int = 50_000_000
-    onnx_fields: int = 500_000
+    onnx_fields: int = 200_000
     name: int = 4096
 
     def bytes_for(self, file_size: int) -> int:

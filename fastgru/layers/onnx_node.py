@@ -128,7 +128,7 @@ class OnnxNode(Layer):
         try:
             with np.errstate(all="ignore"):  # inf and NaN are results, as in any ONNX runtime
                 y = self.run(x, num_threads)
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
+        except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
             shapes = ", ".join("–" if v is None else f"{v.dtype} {v.shape}" for v in x)
             raise ValueError(f"{self.where()} on inputs of {shapes}: {error}") from error
         return ([_float32(v) for v in y] if isinstance(y, (list, tuple)) else _float32(y)), None
