@@ -155,3 +155,43 @@ def test_what_pytorch_exports(which: str, layer_count: int, both: bool) -> None:
     shorter = IDS[:2, :3]
     expected = net(torch.from_numpy(shorter)).detach().numpy()
     np.testing.assert_allclose(found.predict(shorter), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parity("torch")
+def test_norms_of_pytorch() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgru[parity]'")
+
+    class Net(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = torch.nn.LayerNorm(4), torch.nn.BatchNorm1d(8)
+            self.gru, self.out = torch.nn.GRU(4, 8, batch_first=True), torch.nn.Linear(8, 3)
+            for norm in (self.before, self.after):
+                torch.nn.init.normal_(norm.weight)
+                torch.nn.init.normal_(norm.bias)
+            self.after.running_mean += torch.randn(8)
+            self.after.running_var += torch.rand(8)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(torch.nn.functional.leaky_relu(self.after(self.gru(self.before(x))[0][:, -1])))
+
+    net, data = Net().eval(), io.BytesIO()
+    free = {"x": {0: "n", 1: "t"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = (torch.from_numpy(X),)
+        torch.onnx.export(net, inputs, data, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=free)
+    found = as_layers(from_file(read_bytes(data.getvalue(), "net.onnx")))  # type: ignore[arg-type]
+    names = ["LayerNormalization", "GRU", "BatchNormalization", "LeakyReLU", "Dense"]
+    assert [layer.class_name() for layer in found.layers] == names
+    np.testing.assert_allclose(found.predict(X), net(torch.from_numpy(X)).detach().numpy(), rtol=0, atol=2e-6)
+
+
+def test_what_tf2onnx_exports(golden: Path) -> None:
+    """The last step is a slice of one, and initial states are expanded from the shape of the input."""
+    model = load(golden / "onnx_tf2onnx_stack.onnx")
+    assert isinstance(model, OnnxModel)
+    found = as_layers(model)
+    assert [layer.class_name() for layer in found.layers] == ["GRU", "GRU", "Dense", "Activation"]
+    with np.load(golden / "onnx_tf2onnx_stack.expected.npz") as arrays:
+        np.testing.assert_allclose(found.predict(arrays["x0"]), arrays["y0"], rtol=0, atol=2e-6)

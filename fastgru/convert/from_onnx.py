@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from .. import gates, layers
+from .. import layers
 from ..formats.untrusted import FormatError
 from ..graph.plan import Node, Ref
 from ..layers import onnx_gru
 from ..layers.base import Array, as_float32
 from ..layers.onnx_node import OnnxNode
 from ..models import OnnxModel, Sequential
+from .from_onnx_gru import halves
 
 __all__ = ["as_layers"]
 
-#: Axes: batch N, time T, features K, directions D.
+#: Axes: batch N, time T, features K, directions D, the last step L alone.
 Axes = tuple[str, ...]
 #: Operators that are an activation of Keras' by themselves, with the defaults of their attributes.
 _PLAIN = {
@@ -169,9 +170,10 @@ class _Chain:
 
     def _squeeze(self, node: Node) -> None:
         axes = {a % len(self._axes) for a in self._numbers(node, "axes", 1)}
-        if [self._axes[a] for a in axes] != ["D"] or self._directions != 1:
-            raise self._bad("expected the axis of a GRU's one direction")
-        self._axes = tuple(a for a in self._axes if a != "D")
+        gone = [self._axes[a] for a in axes]
+        if gone != ["L"] and (gone != ["D"] or self._directions != 1):
+            raise self._bad("expected the axis of a GRU's one direction, or of a last step")
+        self._axes = tuple(a for a in self._axes if a != gone[0])
 
     def _concat(self, node: Node) -> None:
         """PyTorch's h_n: the final states of all layers, of which the last one goes on."""
@@ -201,11 +203,18 @@ class _Chain:
         return last.units
 
     def _slice(self, node: Node) -> None:
-        """Only the one that turns time round, after a reverse GRU."""
-        starts, _, axes, steps = (self._numbers(node, key, i) for i, key in enumerate(_SLICE, 1))
-        if len(axes) != 1 or self._axes[axes[0]] != "T" or (starts, steps) != ([-1], [-1]) or not self._backwards:
-            raise self._bad("expected a slice that turns the steps of a reverse GRU round")
-        self._backwards = False
+        """One that turns time round, after a reverse GRU, or takes the last step of a forward one."""
+        starts, ends, axes, steps = (self._numbers(node, key, i) for i, key in enumerate(_SLICE, 1))
+        last = self._stack[-1] if self._stack else None
+        if starts != [-1] or len(axes) != 1 or self._axes[axes[0]] != "T":
+            raise self._bad("expected a slice that turns the steps of a reverse GRU round, or takes its last step")
+        if self._backwards and steps == [-1]:
+            self._backwards = False
+        elif steps in ([], [1]) and ends[0] >= _END and _is_forward(last):
+            last.return_sequences = False  # type: ignore[union-attr]
+            self._axes = tuple("L" if a == "T" else a for a in self._axes)
+        else:
+            raise self._bad("expected the last step of a forward GRU, or all steps of a reverse one turned round")
 
     # -- nodes that are layers ---------------------------------------------------------------
 
@@ -262,6 +271,21 @@ class _Chain:
         vector = np.broadcast_to(as_float32(bias).reshape(-1), (dense.units,)).copy()
         self._add(layers.Dense(dense.units), {"kernel": dense.weights["kernel"], "bias": vector})
 
+    def _batch_norm(self, node: Node) -> None:
+        if self._axes[1:2] != ("K",) or self._spec().integer("training_mode", 0):
+            raise self._bad(f"expected features on the second axis, found axes {self._axes}")
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        weights = {n: as_float32(self._constant(v, n)) for n, v in zip(names, node.x[1:], strict=True)}
+        self._add(layers.BatchNormalization(epsilon=self._spec().number("epsilon", 1e-5)), weights)
+
+    def _layer_norm(self, node: Node) -> None:
+        self._features_last()
+        if self._spec().integer("axis", -1) not in (-1, len(self._axes) - 1):
+            raise self._bad("expected the last axis alone")
+        weights = {n: as_float32(self._constant(v, n)) for n, v in zip(("gamma", "beta"), node.x[1:], strict=False)}
+        epsilon = self._spec().number("epsilon", 1e-5)
+        self._add(layers.LayerNormalization(epsilon=epsilon, center="beta" in weights), weights)
+
     def _activation(self, node: Node) -> None:
         self._add(layers.Activation(_PLAIN[self._spec().op]))
 
@@ -306,15 +330,14 @@ class _Chain:
         if not (start is None or (isinstance(start, Ref) and start.slot in self._zeros) or _all_zero(start)):
             raise self._bad("expected an initial_h of zeros or none")
         sequences = layer.spec.outputs[0]
-        given = zip("WRB", (w, r, b), strict=True)
-        constants = [None if v is None else as_float32(self._constant(v, name)) for name, v in given]
-        halves = [_half(layer, constants, d, sequences) for d in range(len(a.reverses))]
-        if len(halves) == 2:
-            self._add(layers.Bidirectional(halves[0], "concat", halves[1]))
+        w, r = self._constant(w, "W"), self._constant(r, "R")
+        made = halves(a, w, r, None if b is None else self._constant(b, "B"), sequences)
+        if len(made) == 2:
+            self._add(layers.Bidirectional(made[0], "concat", made[1]))
         else:
-            self._add(halves[0])
+            self._add(made[0])
             self._backwards = a.reverses[0] and sequences
-        self._directions = len(halves)
+        self._directions = len(made)
         if a.batch_first:
             self._axes = ("N", "T", "D", "K") if sequences else ("N", "D", "K")
         else:
@@ -331,6 +354,7 @@ class _Chain:
         self._stack.append(layer)
 
 
+_END = 2**31 - 1  # and more: "to the end" in exporters' slices
 _SLICE = ("starts", "ends", "axes", "steps")
 _MOVES: dict[str, Callable[[_Chain, Node], None]] = {
     "Identity": _Chain._same,
@@ -348,6 +372,8 @@ _LAYERS: dict[str, Callable[[_Chain, Node], None]] = {
     "Gemm": _Chain._gemm,
     "Add": _Chain._plus,
     "GRU": _Chain._gru,
+    "BatchNormalization": _Chain._batch_norm,
+    "LayerNormalization": _Chain._layer_norm,
     "Softmax": _Chain._softmax,
     "LogSoftmax": _Chain._softmax,
     "ReduceMean": _Chain._pool,
@@ -363,31 +389,3 @@ def _all_zero(value: Any) -> bool:
 
 def _is_forward(layer: Any) -> bool:
     return isinstance(layer, layers.GRU) and layer.return_sequences and not layer.go_backwards
-
-
-def _half(layer: onnx_gru.GRU, constants: list[Array | None], d: int, sequences: bool) -> layers.GRU:
-    """One direction as Keras' layer; with reset-before Keras has one bias, the sum of both."""
-    w, r, b = constants
-    assert w is not None and r is not None
-    a = layer.attributes
-    weights = gates.from_onnx(w[d], r[d], None if b is None else b[d])
-    recurrent, activation = (_name(s) for s in a.activations[d])
-    made = layers.GRU(
-        r.shape[2],
-        activation,
-        recurrent,
-        use_bias=b is not None,
-        return_sequences=sequences,
-        go_backwards=a.reverses[d],
-        reset_after=a.reset_after,
-    )
-    stored = gates.to_keras(weights, reset_after=a.reset_after)
-    made.assign(dict(zip(made.weight_names(), (v for v in stored if v is not None), strict=True)))
-    return made
-
-
-def _name(spec: tuple[str, float, float]) -> Any:
-    """An activation by its name alone, where that says it."""
-    if spec == ("affine", 1.0, 0.0):
-        return "linear"
-    return spec if spec[1] or spec[2] else spec[0]
