@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_drop_in import SHARED, golden_models, outputs_of, pairs_of
+from test_drop_in import SHARED, assert_close, golden_models, outputs_of, pairs_of
 
 from fastgru import layers, nn
 from fastgru.convert import to_onnx
@@ -221,3 +221,27 @@ def test_empty_batches_and_sequences_there_and_back(rows: int, steps: int) -> No
     x = np.random.default_rng(0).standard_normal((rows, steps, 3)).astype(np.float32)
     x[:, 1:2] = 0
     np.testing.assert_allclose(read_back(onnx_model(model)).predict(x), model.predict(x), rtol=0, atol=1e-6)
+
+
+# -- real files: ONNX Runtime itself gives what their frameworks recorded -------------------
+
+
+@pytest.mark.parametrize("names", SHARED, ids=lambda n: n[0])
+def test_shared_in_onnx_runtime(names: tuple[str, str], shared: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'fastgru[parity]'")
+    from test_parity_onnx_export import check_file
+
+    check_file(shared / "models" / names[0], shared / "models" / names[1])
+
+
+def test_nsnet2_written_again(shared: Path) -> None:
+    """A graph that came from ONNX keeps its opset and its bits."""
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'fastgru[parity]'")
+    folder = shared / "models" / "onnx_nsnet2"
+    data = onnx_model(load(folder / "nsnet2-20ms-baseline.onnx"))
+    onnx.checker.check_model(data, full_check=True)
+    assert onnx.load_model_from_string(data).opset_import[0].version == 11
+    run = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    with np.load(folder / "nsnet2-20ms-baseline_expected.npz") as arrays:
+        (found,) = run.run(["output"], {"input": arrays["in_input"]})
+        assert_close(found, arrays["out_output"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_drop_in import SHARED, assert_close, golden_models, outputs_of, pairs_of
+from test_drop_in import assert_close, golden_models, outputs_of, pairs_of
 
 from fastgru import layers, nn
 from fastgru.convert import onnx_operations
@@ -146,23 +146,6 @@ def check_file(path: Path, expected: Path) -> None:
 @pytest.mark.parametrize("pair", golden_models(), ids=lambda p: p[0].name)
 def test_golden(pair: tuple[Path, Path]) -> None:
     check_file(*pair)
-
-
-@pytest.mark.parametrize("names", SHARED, ids=lambda n: n[0])
-def test_shared(names: tuple[str, str], shared: Path) -> None:
-    check_file(shared / "models" / names[0], shared / "models" / names[1])
-
-
-def test_nsnet2_written_again(shared: Path) -> None:
-    """A graph that came from ONNX keeps its opset and its bits."""
-    folder = shared / "models" / "onnx_nsnet2"
-    data = onnx_model(load(folder / "nsnet2-20ms-baseline.onnx"))
-    onnx.checker.check_model(data, full_check=True)
-    assert onnx.load_model_from_string(data).opset_import[0].version == 11
-    run = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    with np.load(folder / "nsnet2-20ms-baseline_expected.npz") as arrays:
-        (found,) = run.run(["output"], {"input": arrays["in_input"]})
-        assert_close(found, arrays["out_output"])
 
 
 # -- hand-made layers: ONNX Runtime gives what `predict` gives ------------------------------
