@@ -14,7 +14,8 @@ from typing import Any
 from .. import formats, loading, nn, tables
 from ..formats import FormatError, ModelFile
 from ..formats.replacing import take_place
-from ..models import Model
+from ..models import Model, OnnxModel
+from .from_onnx import as_layers
 from .report import Mismatch, Report
 from .targets import TARGETS, target_format, write
 from .verify import verify as verify_target
@@ -104,4 +105,7 @@ def _model(file: ModelFile, kind: str, prefix: str | None) -> Model | nn.GRU | n
         raise FormatError(f"{file.path}: prefix: expected none for a file with a whole model, found {prefix!r}")
     if file.config is None and prefix is None and kind in ("fastgru", "pytorch"):
         return file
-    return loading.from_file(file, prefix)
+    model = loading.from_file(file, prefix)
+    if isinstance(model, OnnxModel) and kind not in ("fastgru", "onnx"):
+        return as_layers(model)  # operators of a graph as the layers that they are, if they are
+    return model

@@ -13,12 +13,11 @@ from .. import formats, loading, nn
 from ..formats import FormatError
 from ..layers.base import Array
 from ..models import Model
-from .cases import Case, cases
+from .cases import Case, cases, score
 from .cells import as_model
 from .grus import DirectedGRU, grus_of
 from .report import Comparison
 from .suspects import rounding, suspects
-from .verify import score
 
 __all__ = ["Difference", "TensorDifference", "diff"]
 

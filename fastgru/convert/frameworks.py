@@ -188,7 +188,8 @@ def _equal(theirs: Any, ours: Array | None) -> bool:
 def _source(name: str, load: Callable[[], Loaded], file: ModelFile, model: Model, report: Report) -> None:
     run = FrameworkRun(name, "source")
     report.frameworks.append(run)
-    foreign = sorted(_foreign(file.config))
+    config = {key: value for key, value in (file.config or {}).items() if key != "compile_config"}  # not asked for
+    foreign = sorted(_foreign(config))
     made = [case for case in cases(model, rows_of(model)) if case.lengths is None]
     if foreign or not made:
         run.status = f"not run: the file names {foreign[0]}" if foreign else "not run: no inputs are known to fit"

@@ -12,7 +12,7 @@ from .. import formats, loading, nn
 from ..formats import ModelFile
 from ..layers.base import NEWEST, Array, Dialect
 from ..layers.bidirectional import Bidirectional
-from ..models import Model, walk
+from ..models import Model, Sequential, walk
 from . import frameworks
 from .cases import cases, gru_cases, score
 from .cells import as_model
@@ -36,6 +36,8 @@ def verify(kind: str, path: str, file: ModelFile, model: Source, report: Report)
         Where the target can't be read.
     """
     report.verified = True
+    if file.format == "onnx" and isinstance(model, Sequential):
+        _compare_graph(Model.from_model_file(file), model, report)
     if kind == "pytorch":
         copy = formats.read(path)
         same_tensors(copy.tensors, _expected(model), report)
@@ -51,6 +53,17 @@ def verify(kind: str, path: str, file: ModelFile, model: Source, report: Report)
         assert not isinstance(model, ModelFile)
         _verify_model(kind, path, file, model, report)
     frameworks.check_source(file, model, report)
+
+
+def _compare_graph(graph: Model, layers: Sequential, report: Report) -> None:
+    """The layers that were found in an ONNX graph give what the graph gives."""
+    for case in cases(layers):
+        if case.lengths is None:
+            outputs = Comparison(f"{case.name}, the graph beside its layers")
+            for a, b in zip(score(layers, case), score(graph, case), strict=True):
+                outputs.add(a, b)
+            report.inputs.append(outputs)
+    report.expect(report.inputs)
 
 
 def _expected(model: Source) -> Mapping[str, Array]:
