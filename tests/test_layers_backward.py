@@ -366,6 +366,11 @@ def test_layer_normalization() -> None:
     check(layers.LayerNormalization(center=False), lambda x, g: meaning(x, (2,), g), x)
     check(layers.LayerNormalization(center=False, scale=False), lambda x: meaning(x, (2,)), x)
 
+    def scaled(x: Array, gamma: Array) -> Array:
+        return x / np.sqrt(x.var(axis=2, keepdims=True) + 1e-3) * gamma
+
+    check(layers.LayerNormalization(rms_scaling=True), scaled, x + 1)
+
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("axis", [-1, 1])

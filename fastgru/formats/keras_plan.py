@@ -163,8 +163,9 @@ def _embedding(config: Config) -> list[tuple[str, bool, tuple[Shape, ...]]]:
 
 def _normalization(config: Config) -> list[tuple[str, bool, tuple[Shape, ...]]]:
     ranks: tuple[Shape, ...] = tuple((None,) * rank for rank in range(1, 5))
-    found = [("gamma", True, ranks)] if config.get("scale", True) else []
-    return found + ([("beta", True, ranks)] if config.get("center", True) else [])
+    scaled = bool(config.get("rms_scaling"))  # LayerNormalization of Keras 3: a gamma alone
+    found = [("gamma", True, ranks)] if scaled or config.get("scale", True) else []
+    return found + ([("beta", True, ranks)] if config.get("center", True) and not scaled else [])
 
 
 def _batch_normalization(config: Config) -> list[tuple[str, bool, tuple[Shape, ...]]]:

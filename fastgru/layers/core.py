@@ -10,6 +10,7 @@ import numpy as np
 from .. import ops
 from . import activations
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
+from .normalization import BatchNormalization
 from .training_step import Back, SparseRows, TrainingStep
 
 if TYPE_CHECKING:
@@ -288,13 +289,14 @@ class Dense(Layer):
 class TimeDistributed(Layer):
     """Apply a layer to each time step: ``(N, T, …)`` scored as ``(N·T, …)`` rows."""
 
-    def __init__(self, layer: Layer, name: str | None = None) -> None:
+    def __init__(self, layer: Layer, name: str | None = None, *, dialect: Dialect = NEWEST) -> None:
         super().__init__(name)
         self.layer = layer
+        self._dialect = dialect
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], reader: Reader) -> Layer:
-        return cls(reader.layer(config["layer"]), config.get("name"))
+        return cls(reader.layer(config["layer"]), config.get("name"), dialect=reader.dialect)
 
     def get_config(self) -> dict[str, Any]:
         inner = {"class_name": self.layer.class_name(), "config": self.layer.get_config()}
@@ -318,7 +320,12 @@ class TimeDistributed(Layer):
 
     def train(self, x: Any, mask: Any, step: TrainingStep, initial_state: Any = None) -> tuple[Any, Any, Back]:
         n, t = x.shape[:2]
-        y, inner, inner_back = self.layer.train(x.reshape(n * t, *x.shape[2:]), None, step)
+        shown = None
+        if _has_batch_statistics(self.layer):
+            if self._dialect.version[0] >= 3:
+                return self._train_by_step(x, mask, step)
+            shown = None if mask is None else mask.reshape(n * t, *mask.shape[2:])
+        y, inner, inner_back = self.layer.train(x.reshape(n * t, *x.shape[2:]), shown, step)
         if mask is None and inner is not None:
             mask = inner.reshape(n, t, *inner.shape[1:])
 
@@ -328,5 +335,22 @@ class TimeDistributed(Layer):
 
         return y.reshape(n, t, *y.shape[1:]), mask, back
 
+    def _train_by_step(self, x: Array, mask: Any, step: TrainingStep) -> tuple[Any, Any, Back]:
+        """Keras 3 calls the layer for one time step after the other: a batch's statistics are then those of a step."""
+        calls = [self.layer.train(x[:, t], None if mask is None else mask[:, t], step) for t in range(x.shape[1])]
+
+        def back(dy: Array) -> Array | None:
+            dxs = [inner_back(dy[:, t]) for t, (_, _, inner_back) in enumerate(calls)]
+            return None if dxs[0] is None else np.stack(dxs, axis=1)
+
+        return np.stack([y for y, _, _ in calls], axis=1), mask, back
+
     def describe(self) -> str:
         return f"{self.layer.class_name()} {self.layer.describe()}".strip()
+
+
+def _has_batch_statistics(layer: Layer) -> bool:
+    """Whether a layer, or one inside it, normalises by what the whole batch holds."""
+    if isinstance(layer, BatchNormalization):
+        return layer.trainable
+    return any(_has_batch_statistics(part) for part in layer.parts().values())

@@ -191,12 +191,10 @@ class LayerNormalization(Layer):
                     f"layer {self.name!r} (LayerNormalization): {name} {value.shape} does not "
                     f"fit axes {axes} of inputs {x.shape}"
                 )
-        if self.rms_scaling:
-            y = x / np.sqrt(np.square(x).mean(axis=axes, keepdims=True) + np.float32(self.epsilon))
-        else:
-            centred = x - x.mean(axis=axes, keepdims=True)
-            variance = np.square(centred).mean(axis=axes, keepdims=True)
-            y = centred / np.sqrt(variance + np.float32(self.epsilon))
+        centred = x - x.mean(axis=axes, keepdims=True)
+        variance = np.square(centred).mean(axis=axes, keepdims=True)
+        # rms_scaling: Keras divides by the standard deviation, not by the root of the mean square that the name promises
+        y = (x if self.rms_scaling else centred) / np.sqrt(variance + np.float32(self.epsilon))
         if self._gamma is not None:
             y = y * self._gamma.reshape(shape)
         return (y if self._beta is None else y + self._beta.reshape(shape)), mask
@@ -205,10 +203,10 @@ class LayerNormalization(Layer):
         y, mask = self.forward(x, mask, None)
         x = as_float32(x)
         axes = tuple(sorted(axis % x.ndim for axis in self.axis))
-        centred = x if self.rms_scaling else x - x.mean(axis=axes, keepdims=True)
+        centred = x - x.mean(axis=axes, keepdims=True)
         variance = np.square(centred).mean(axis=axes, keepdims=True)
         inverse = 1 / np.sqrt(variance + np.float32(self.epsilon))
-        normal = centred * inverse
+        normal = (x if self.rms_scaling else centred) * inverse
         gamma = (
             None if self._gamma is None else self._gamma.reshape([n if i in axes else 1 for i, n in enumerate(x.shape)])
         )
@@ -219,9 +217,9 @@ class LayerNormalization(Layer):
                     step.add(self, name, _sum_but(gradient, axes))
             if gamma is not None:
                 dy = dy * gamma
-            share = normal * (dy * normal).mean(axis=axes, keepdims=True)
+            share = centred * inverse * (dy * normal).mean(axis=axes, keepdims=True)  # by the variance
             if not self.rms_scaling:
-                share = share + dy.mean(axis=axes, keepdims=True)
+                share = share + dy.mean(axis=axes, keepdims=True)  # by the mean
             dx: Array = (dy - share) * inverse
             return dx
 
