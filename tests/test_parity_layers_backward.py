@@ -282,10 +282,8 @@ def test_keras_recurrent_dropout(kind: str, dropout: float, after: bool, monkeyp
     ours, theirs = layers.GRU(5, **options), k.layers.GRU(5, **options)
     ours.ensure_ready(x)
     theirs.build(x.shape)
-    ours.set_weights(
-        [0.5 * np.random.default_rng(i).standard_normal(w.shape) for i, w in enumerate(ours.get_weights())]
-    )
-    ours.set_weights([w.astype(np.float32) for w in ours.get_weights()])
+    rng = np.random.default_rng(0)
+    ours.set_weights([0.5 * rng.standard_normal(w.shape).astype(np.float32) for w in ours.get_weights()])
     theirs.set_weights(ours.get_weights())
     drawn: list[Array] = []
     keep = TrainingStep.keep

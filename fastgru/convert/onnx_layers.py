@@ -115,10 +115,10 @@ def layer_normalization(g: Builder, layer: LayerNormalization, x: Value, state: 
     if trailing and "gamma" in layer.weights and not layer.rms_scaling:
         weights = [g.weight(layer, name, layer.weights[name]) for name in layer.weight_names()]
         return g.add("LayerNormalization", [x, *weights], x.sizes, axis=axes[0] - x.rank, epsilon=layer.epsilon)
-    centred = x if layer.rms_scaling else g.binary("Sub", x, g.reduce("ReduceMean", x, axes, True))
+    centred = g.binary("Sub", x, g.reduce("ReduceMean", x, axes, True))
     variance = g.reduce("ReduceMean", g.binary("Mul", centred, centred), axes, True)
     deviation = g.add("Sqrt", [g.binary("Add", variance, np.float32(layer.epsilon))], variance.sizes)
-    y = g.binary("Div", centred, deviation)
+    y = g.binary("Div", x if layer.rms_scaling else centred, deviation)
     for name, op in (("gamma", "Mul"), ("beta", "Add")):
         if name in layer.weights:
             value = layer.weights[name]

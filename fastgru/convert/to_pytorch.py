@@ -265,9 +265,8 @@ def _simple(layer: Layer, path: str, name: str) -> Module:
 
 def _layer_norm(layer: LayerNormalization, w: dict[str, Array], path: str, name: str) -> Module:
     known = w["gamma"] if "gamma" in w else w["beta"]
-    if layer.rms_scaling:
-        shape = {"normalized_shape": list(known.shape), "eps": layer.epsilon}
-        return Module(name, "RMSNorm", shape, {"weight": w["gamma"]}, (path,))
+    if layer.rms_scaling:  # Keras divides by the standard deviation, torch.nn.RMSNorm by the root mean square
+        raise refusal(_TARGET, path, layer, "rms_scaling, which torch.nn.RMSNorm means differently")
     _, learned = _affine(w, known.shape)
     shape = {"normalized_shape": list(known.shape), "eps": layer.epsilon}
     return Module(name, "LayerNorm", shape, learned, (path,))

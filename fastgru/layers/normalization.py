@@ -193,7 +193,7 @@ class LayerNormalization(Layer):
                 )
         centred = x - x.mean(axis=axes, keepdims=True)
         variance = np.square(centred).mean(axis=axes, keepdims=True)
-        # rms_scaling: Keras divides by the standard deviation, not by the root of the mean square that the name promises
+        # rms_scaling: Keras divides by the standard deviation, not by the root mean square
         y = (x if self.rms_scaling else centred) / np.sqrt(variance + np.float32(self.epsilon))
         if self._gamma is not None:
             y = y * self._gamma.reshape(shape)
