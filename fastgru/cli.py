@@ -23,7 +23,7 @@ from .models import Model, OnnxModel
 _ROWS = 1024
 
 _SCORE = """\
-Score arrays with a Keras model or a PyTorch GRU, a batch of rows at a time.
+Score arrays with a Keras or ONNX model or a PyTorch GRU, a batch of rows at a time (an ONNX graph: all at once).
 
 IN    .npy   one array, (N, ...)
       .npz   the model's inputs by name, and `lengths` or `mask` if steps are padding; a model of one input takes
@@ -199,7 +199,7 @@ def _load(path: str, prefix: str | None, config: str | None) -> Model | nn.GRU |
     """As `fastgru.load`, whose errors speak of its argument; these speak of the option."""
     file = formats.read(path, config)
     if file.config is not None and prefix is not None:
-        raise FormatError(f"{path}: a Keras model takes no --prefix, found {prefix!r}")
+        raise FormatError(f"{path}: a whole model takes no --prefix, found {prefix!r}")
     grus = loading.find_grus(file.tensors) if file.config is None and prefix is None else {}
     if len(grus) > 1:
         listed = ", ".join(f"{p!r}: {what}" for p, what in sorted(grus.items()))

@@ -29,8 +29,8 @@ def load(
     Parameters
     ----------
     path
-        A Keras file (.keras, .h5), one saved by `Model.save`, or a PyTorch state_dict (.pt, legacy
-        pickle, .safetensors). The content decides, not the suffix.
+        A Keras file (.keras, .h5), an ONNX model (with the [onnx] extra), one saved by `Model.save`, or a PyTorch
+        state_dict (.pt, legacy pickle, .safetensors). The content decides, not the suffix.
     prefix
         For state_dicts: where the GRU is, e.g. ``"encoder.rnn"``, with or without its last dot.
         Not needed when the file holds one GRU.
@@ -40,7 +40,7 @@ def load(
 
     Returns
     -------
-    `Model` for Keras files; `nn.GRU` (batch_first as in PyTorch: False) or, for keys without
+    `Model` for Keras and ONNX files; `nn.GRU` (batch_first as in PyTorch: False) or, for keys without
     ``_l0``, `nn.GRUCell` for state_dicts.
 
     Raises
@@ -58,7 +58,7 @@ def from_file(file: ModelFile, prefix: str | None = None) -> Model | nn.GRU | nn
     if file.config is None:
         return _recurrent(file, prefix)
     if prefix is not None:
-        raise FormatError(f"{file.path}: prefix: expected None, because this is a Keras model, found {prefix!r}")
+        raise FormatError(f"{file.path}: prefix: expected None, because this is a whole model, found {prefix!r}")
     return Model.from_model_file(file)
 
 

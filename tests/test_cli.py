@@ -197,7 +197,7 @@ class TestScore:
             ((TEXT, tmp_path, tmp_path / "y.npy"), "found a folder"),
             ((tmp_path, tmp_path / "x.npy", tmp_path / "y.npy"), "folder"),
             ((TEXT, tmp_path / "x.npy", tmp_path / "y.txt"), "ends in .npy, .npz or .csv"),
-            ((TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--prefix", "a"), "a Keras model takes no --prefix"),
+            ((TEXT, tmp_path / "x.npy", tmp_path / "y.npy", "--prefix", "a"), "a whole model takes no --prefix"),
         )
         for arguments, message in cases:
             assert command("score", *arguments) == 1

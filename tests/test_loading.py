@@ -140,7 +140,7 @@ def test_the_suffix_never_matters(file: str, name: str, tmp_path: Path) -> None:
 
 
 def test_prefix_has_no_meaning_for_keras() -> None:
-    with pytest.raises(FormatError, match="prefix: expected None, because this is a Keras model, found 'gru'"):
+    with pytest.raises(FormatError, match="prefix: expected None, because this is a whole model, found 'gru'"):
         load(GOLDEN / "keras_text_gru.keras", prefix="gru")
 
 

@@ -20,7 +20,7 @@ class ModelFile:
     Attributes
     ----------
     format : str
-        "keras-v3" (.keras), "keras-h5", "pytorch-zip", "pytorch-legacy", "pytorch-safetensors" or
+        "keras-v3" (.keras), "keras-h5", "pytorch-zip", "pytorch-legacy", "pytorch-safetensors", "onnx" or
         "fastgru-safetensors".
     version : str
         The version of the framework that wrote it, or "" where the file does not say. For a file of our own it is
@@ -30,7 +30,8 @@ class ModelFile:
     tensors : dict of str to ndarray
         Values exactly as stored, of the stored dtype (bfloat16 and float8, which NumPy lacks, as float32). Keras:
         "layer/weight" by the names in the config ("gru_1/kernel", "bidirectional/forward_layer/kernel",
-        "inner_model/gru/bias"). PyTorch: dotted names. Treat the arrays as read-only: some view the file.
+        "inner_model/gru/bias"). PyTorch: dotted names. ONNX: initialisers and constants by their names. Treat the
+        arrays as read-only: some view the file.
     notes : tuple of str
         What was ignored, and why.
     path : str

@@ -170,7 +170,8 @@ class _Reader:
                 raise ValueError(f"expected its first {required} inputs, found one left out")
             known = [self._known(n) for n in entry.inputs]
             layer.floats = sum(v.size for v in known if isinstance(v, np.ndarray) and v.dtype.kind == "f")
-            layer.take_constants(known)
+            with np.errstate(all="ignore"):  # weights may hold anything
+                layer.take_constants(known)
         except (ValueError, TypeError) as error:
             raise self._bad(f"node {name!r} ({entry.op}): {error}") from error
         self._layers[name] = layer

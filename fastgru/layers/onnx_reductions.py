@@ -51,9 +51,10 @@ def _prod(x: Array, axis: Any, keepdims: bool) -> Any:
 
 
 def _mean(x: Array, axis: Any, keepdims: bool) -> Any:
+    count = int(np.prod([x.shape[a] for a in axis], dtype=np.int64))
     if x.dtype.kind == "f":
-        return np.mean(x, axis=axis, keepdims=keepdims)
-    return np.trunc(np.mean(x, axis=axis, keepdims=keepdims)).astype(x.dtype)
+        return _sum(x, axis, keepdims) / np.float32(count)  # of nothing: NaN, as in ONNX Runtime
+    return np.trunc(np.sum(x, axis=axis, keepdims=keepdims) / count).astype(x.dtype)
 
 
 def _l1(x: Array, axis: Any, keepdims: bool) -> Any:
