@@ -13,6 +13,8 @@ from fastgru import layers, nn
 from fastgru.convert import to_onnx
 from fastgru.convert.to_onnx import onnx_model
 from fastgru.formats import FormatError, read_bytes
+from fastgru.graph import Graph, Node, Ref
+from fastgru.layers.operations import Operation
 from fastgru.loading import from_file, load
 from fastgru.models import Model, OnnxModel, Sequential
 
@@ -107,6 +109,26 @@ def test_ids_are_int64_whatever_the_input_says() -> None:
     assert end.type.tensor_type.elem_type == onnx.TensorProto.INT64
 
 
+def test_ids_that_make_a_mask_by_themselves_are_int64_too() -> None:
+    """Keras 3 writes a mask of its own as a node: ids != 0."""
+    embedding, gru = layers.Embedding(7, 3, name="embedding"), layers.GRU(2, name="gru")
+    embedding.build((), np.random.default_rng(0))
+    gru.build((1, 1, 3), np.random.default_rng(0))
+    differs = Operation("NotEqual", {}, "differs")
+    nodes = (
+        Node(differs, ([Ref(0), 0], {}), ((0, 1),)),
+        Node(embedding, Ref(0), ((0, 2),)),
+        Node(gru, Ref(2), ((0, 3),), mask=Ref(1)),
+    )
+    used = {n.layer.name: n.layer for n in nodes}
+    model = Model(Graph(nodes, (0,), (3,), 4), used, [layers.Input((None,), name="ids")], ["gru"])
+    data = onnx_model(model)
+    (end,) = onnx.load_model_from_string(data).graph.input
+    assert end.type.tensor_type.elem_type == onnx.TensorProto.INT64
+    ids = np.array([[1, 2, 0], [0, 3, 4], [0, 0, 0]])
+    np.testing.assert_allclose(read_back(data).predict(ids), model.predict(ids), rtol=0, atol=1e-6)
+
+
 def test_an_input_without_a_shape_takes_what_the_first_layer_does() -> None:
     model = Sequential([layers.Dropout(0.1), layers.Bidirectional(layers.GRU(4))])
     model.predict(np.zeros((1, 2, 3)))
@@ -118,8 +140,6 @@ def test_an_input_without_a_shape_takes_what_the_first_layer_does() -> None:
 
 
 def test_a_shared_layer_is_stored_once() -> None:
-    from fastgru.graph import Graph, Node, Ref
-
     gru, add = layers.GRU(3, name="gru"), layers.Add(name="add")
     gru.build((1, 1, 2), np.random.default_rng(0))
     nodes = (Node(gru, Ref(0), ((0, 2),)), Node(gru, Ref(1), ((0, 3),)), Node(add, [Ref(2), Ref(3)], ((0, 4),)))

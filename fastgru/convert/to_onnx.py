@@ -18,6 +18,7 @@ from ..graph import Graph, Ref, leaves
 from ..layers.base import Array, Layer
 from ..layers.bidirectional import Bidirectional
 from ..layers.core import Dense, Embedding, Identity, Masking, TimeDistributed
+from ..layers.operations import Operation
 from ..layers.recurrent import RNN
 from ..models import Model, OnnxModel
 from .onnx_builder import Builder, Sizes, Value
@@ -159,15 +160,15 @@ def _end(model: Model, number: int) -> Value:
 
 
 def _takes_ids(graph: Graph, slot: int) -> bool:
-    """Whether only Embeddings read the value, those at the entrance of nested models included."""
+    """Whether only Embeddings read the value, and comparisons that make their masks; those of nested models too."""
     users = [n for n in graph.nodes if Ref(slot) in leaves((n.x, n.mask, n.state), Ref)]
 
     def takes(layer: Layer) -> bool:
         if isinstance(layer, Model) and len(layer.inputs) == 1:
             return _takes_ids(layer.graph, layer.graph.inputs[0])
-        return isinstance(layer, Embedding)
+        return isinstance(layer, Embedding) or getattr(layer, "operation", "") in ("Equal", "NotEqual")
 
-    return bool(users) and all(takes(n.layer) for n in users)
+    return any(not isinstance(n.layer, Operation) for n in users) and all(takes(n.layer) for n in users)
 
 
 def _shape_for(model: Model) -> tuple[int | None, ...]:
