@@ -10,6 +10,7 @@ import pytest
 
 import fastgru
 from fastgru import formats, ops
+from fastgru.cli import main
 from fastgru.graph import sample_inputs
 from fastgru.layers.onnx_gru import GRU
 from fastgru.models import Model, OnnxModel
@@ -330,3 +331,31 @@ def test_configs_of_our_own_files_that_lie(key: str, value: Any, golden: Path, t
     file.config["config"][key] = value
     with pytest.raises(formats.FormatError):
         Model.from_model_file(file)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+def test_score_nsnet2(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "models" / "onnx_nsnet2"
+    recorded = np.load(folder / "nsnet2-20ms-baseline_expected.npz")
+    np.save(tmp_path / "x.npy", recorded["in_input"])
+    model = str(folder / "nsnet2-20ms-baseline.onnx")
+    assert main(["score", model, str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "--quiet"]) == 0
+    assert_close([np.load(tmp_path / "y.npy")], [recorded["out_output"]])
+
+
+def test_score_and_info_of_several_inputs(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Inputs and outputs that don't share their first axis: time first, and layers first."""
+    path = golden / "onnx_torch_states_17.onnx"
+    x, y = expected_of(path)
+    np.savez(tmp_path / "x.npz", x0=x[0], x1=x[1])
+    files = [str(path), str(tmp_path / "x.npz"), str(tmp_path / "y.npz")]
+    assert main(["score", *files, "--quiet"]) == 0
+    with np.load(tmp_path / "y.npz") as written:
+        assert_close([written[name] for name in written.files], y)
+    assert main(["score", *files[:2], str(tmp_path / "y.npy")]) == 1
+    assert "write them to a .npz file" in capsys.readouterr().err
+    assert main(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "onnx, written by version pytorch" in shown and "input 'x0': float32 (time, batch, 6)" in shown
