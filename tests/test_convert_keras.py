@@ -14,7 +14,9 @@ import pytest
 from helpers_layers import normal
 
 from fastgru import layers, nn
+from fastgru.convert import convert
 from fastgru.convert.cases import cases, score
+from fastgru.convert.keras_names import foreign_names
 from fastgru.convert.to_keras import batch_sizes, keras_config
 from fastgru.formats import FormatError, read
 from fastgru.formats.keras_writer import write_keras, write_weights_h5
@@ -238,3 +240,41 @@ def test_golden_models_come_back(path: Path, tmp_path: Path) -> None:
         expected = model.all_tensors()
         for key, value in found.all_tensors().items():
             np.testing.assert_array_equal(value, expected[key])
+
+
+class TestWhatKerasMayBeGiven:
+    """Keras' loaders import and call what a file names: a source runs there only if every name is known."""
+
+    @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
+    def test_golden_files_name_nothing_else(self, path: Path) -> None:
+        config = read(path).config
+        assert config is not None
+        assert foreign_names({key: value for key, value in config.items() if key != "compile_config"}) == set()
+
+    @pytest.mark.parametrize(
+        ("hidden", "named"),
+        [
+            ({"module": "os", "class_name": "system", "config": {}}, "os"),
+            ({"module": "keras.utils", "class_name": "get_file", "config": {}}, "keras.utils"),
+            ({"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {}}, "TorchModuleWrapper"),
+            ({"module": "keras.layers", "class_name": "StringLookup", "config": {}}, "StringLookup"),
+            ({"class_name": "Lambda", "config": {}}, "Lambda"),
+            ({"class_name": "function", "config": "eval", "module": "builtins"}, "builtins"),
+            ({"class_name": "Zeros", "config": {}, "registered_name": "evil>Zeros"}, "evil>Zeros"),
+        ],
+    )
+    def test_what_hides_where_only_training_looks(
+        self, hidden: dict[str, Any], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(*_: Any) -> Any:
+            raise AssertionError("a stranger's file was given to Keras")
+
+        for loader in ("_keras", "_tf_keras"):
+            monkeypatch.setattr(f"fastgru.convert.frameworks.{loader}", run)
+        config, tensors = keras_config(model_of(layers.GRU(4)))
+        config["config"]["layers"][1]["config"]["kernel_initializer"] = hidden
+        assert named in foreign_names(config)
+        write_keras(tmp_path / "in.keras", config, tensors)
+        report = convert(tmp_path / "in.keras", tmp_path / "m.safetensors", verify=True)
+        (source,) = report.frameworks
+        assert source.role == "source" and source.status.startswith("not run: the file names ")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from .. import tables
+from ..formats import FormatError
 from ..formats.replacing import replacing
 from . import TARGETS, Mismatch, Report, convert
 
@@ -47,6 +49,10 @@ def _run(arguments: argparse.Namespace) -> int:
     tables.check_target(arguments.target)
     if arguments.report:
         tables.check_target(arguments.report)
+        taken = [os.path.realpath(path) for path in (arguments.source, arguments.target)]
+        if os.path.realpath(arguments.report) in taken:
+            raise FormatError(f"{arguments.report}: --report: expected a file beside source and target")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, if it runs, greets on every stream
     try:
         report = convert(
             arguments.source,

@@ -15,10 +15,10 @@ import numpy as np
 
 from .. import nn
 from ..formats import ModelFile
-from ..formats.keras_plan import policy
 from ..layers.base import Array, Dialect
 from ..models import Model
 from .cases import Case, cases, gru_cases, score
+from .keras_names import foreign_names, narrow_policies
 from .report import Comparison, FrameworkRun, Mismatch, Report
 from .to_keras import batch_sizes
 from .to_pytorch import Module, modules
@@ -110,7 +110,7 @@ def check_target(
     except Exception as failure:  # whatever a framework raises means that the target is no file of its own
         run.status = f"failed: {_first_line(failure)}"
         raise Mismatch(f"{report.target}: {name} can't run it: {_first_line(failure)}", report) from failure
-    narrow = _narrow(config if config is not None else _config_of(model))
+    narrow = narrow_policies(config if config is not None else model._entry if isinstance(model, Model) else None)
     if error is not None and narrow and kind != "onnx":
         run.status = f"run in {narrow}, here in float32: not judged"
     elif error is not None:
@@ -189,7 +189,7 @@ def _source(name: str, load: Callable[[], Loaded], file: ModelFile, model: Model
     run = FrameworkRun(name, "source")
     report.frameworks.append(run)
     config = {key: value for key, value in (file.config or {}).items() if key != "compile_config"}  # not asked for
-    foreign = sorted(_foreign(config))
+    foreign = sorted(foreign_names(config))
     made = [case for case in cases(model, rows_of(model)) if case.lengths is None]
     if foreign or not made:
         run.status = f"not run: the file names {foreign[0]}" if foreign else "not run: no inputs are known to fit"
@@ -199,7 +199,7 @@ def _source(name: str, load: Callable[[], Loaded], file: ModelFile, model: Model
     except Exception as failure:  # an old file that a new framework no longer reads is no fault of the conversion
         run.status = f"failed: {_first_line(failure)}"
         return
-    narrow, dialect = _narrow(file.config), Dialect.of(file.version)
+    narrow, dialect = narrow_policies(file.config), Dialect.of(file.version)
     if error is not None and narrow:
         run.status = f"run in {narrow}, here in float32: not judged"
     elif error is not None and name == "tf-keras" and dialect.team:
@@ -226,65 +226,6 @@ def _compare(run: FrameworkRun, load: Callable[[], Loaded], model: Source, made:
 def _first_line(error: Exception) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or "no message"
     return f"{type(error).__name__}: {text.splitlines()[0].split('. ')[0][:200]}"
-
-
-# -- what a config says ----------------------------------------------------------------------
-
-#: Where Keras' loaders may look; functions of other modules (keras.utils has one that downloads) are other people's.
-_MODULES = (
-    "builtins",
-    "keras",
-    "keras.activations",
-    "keras.constraints",
-    "keras.initializers",
-    "keras.layers",
-    "keras.regularizers",
-    "keras.src.engine",
-    "keras.src.layers",
-    "keras.src.models",
-    "keras.src.ops",
-)
-
-
-def _foreign(config: Any) -> set[str]:
-    """The modules and registered names in a config that are not of Keras' layers and what belongs to them."""
-    found: set[str] = set()
-    stack = [config]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Mapping):
-            stack += value.values()
-            module, registered = value.get("module"), value.get("registered_name")
-            if isinstance(module, str):
-                own = module.removeprefix("tf_").removeprefix("tensorflow.python.")
-                if not any(own == known or (own.startswith(f"{known}.") and known != "keras") for known in _MODULES):
-                    found.add(module)
-            if isinstance(registered, str) and ">" in registered:
-                found.add(registered)
-            if value.get("class_name") in ("Lambda", "function", "__lambda__", "__typespec__"):
-                found.add(str(value["class_name"]))
-        elif isinstance(value, list):
-            stack += value
-    return found
-
-
-def _narrow(config: Any) -> str:
-    """The half precisions in which Keras computes a model, by name; "" for none."""
-    found: set[str] = set()
-    stack = [config]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Mapping):
-            stack += value.values()
-            if "trainable" in value:
-                found.add(policy(dict(value)))
-        elif isinstance(value, list):
-            stack += value
-    return ", ".join(sorted(name for name in found if name.endswith("float16")))
-
-
-def _config_of(model: Source) -> Any:
-    return model._entry if isinstance(model, Model) else None
 
 
 # -- the frameworks ------------------------------------------------------------------------------
@@ -331,7 +272,9 @@ def _predict(model: Any) -> Predict:
             x = {key: by_name[str(t.name).split(":")[0]] for key, t in struct.items()}
         y = model(x, training=False)
         listed = list(y.values()) if isinstance(y, Mapping) else y if isinstance(y, (list, tuple)) else [y]
-        return [np.asarray(v).astype(np.float32) for v in listed]
+        # Keras on PyTorch gives tensors that a gradient could go through
+        arrays = [np.asarray(v.detach().cpu() if hasattr(v, "detach") else v) for v in listed]
+        return [array.astype(np.float32) for array in arrays]
 
     return predict
 

@@ -59,7 +59,8 @@ def write_pytorch(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
     storages: list[Tensor] = []
     keys: dict[tuple[int, str, tuple[int, ...], tuple[int, ...]], str] = {}
     parts = [b"\x80\x02ccollections\nOrderedDict\n)R("]
-    for name, value in tensors.items():
+    kept = dict(tensors)  # all alive at once, or two could have had the same memory one after the other
+    for name, value in kept.items():
         native = value.dtype.newbyteorder("=")
         if native not in _STORAGES:
             listed = ", ".join(str(kind) for kind in _STORAGES)
