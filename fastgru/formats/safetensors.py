@@ -250,5 +250,6 @@ def write_safetensors(
     text = json.dumps({"__metadata__": about, **header}, separators=(",", ":")).encode("ascii")
     text += b" " * (-(8 + len(text)) % _ALIGN)
     with replacing(target) as file:
-        for chunk in (struct.pack("<Q", len(text)), text, *chunks):
+        file.write(struct.pack("<Q", len(text)) + text)
+        for chunk in chunks:
             file.write(chunk)
