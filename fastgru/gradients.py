@@ -76,10 +76,9 @@ class GRUCache:
         return 0 if self.gates is None else self.gates.nbytes
 
 
-def check_trainable(packed: PackedGRU) -> None:
+def check_trainable(activation: tuple[str, float, float], recurrent_activation: tuple[str, float, float]) -> None:
     """Raise ValueError for an activation without a derivative here."""
-    for role in ("activation", "recurrent_activation"):
-        name, alpha, _ = getattr(packed, role)
+    for role, (name, alpha, _) in (("activation", activation), ("recurrent_activation", recurrent_activation)):
         wanted, holds = _TELLS.get(name, ("", lambda alpha: True))
         if not holds(alpha):
             raise ValueError(f"{role}: no gradient through {name} with alpha {alpha}: expected alpha {wanted}")

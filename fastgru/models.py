@@ -383,7 +383,7 @@ class Sequential(Model):
 
     def get_config(self) -> dict[str, Any]:
         entries = [
-            {"class_name": layer.class_name(), "config": layer.get_config()}
+            {"class_name": layer.class_name(), "config": {**layer.get_config(), **_frozen(layer)}}
             for layer in [self.inputs[0], *self._layers.values()]
             if not (isinstance(layer, Input) and layer.shape is None)
         ]
@@ -445,6 +445,11 @@ class OnnxModel(Model):
     def count_params(self) -> int:
         """The number of floats among the file's constants."""
         return sum(int(v.size) for v in self._tensors.values() if v.dtype.kind == "f")
+
+
+def _frozen(layer: Layer) -> dict[str, Any]:
+    """What a config says of a layer that training leaves alone."""
+    return {} if layer.trainable else {"trainable": False}
 
 
 def _read_model(entry: Mapping[str, Any], reader: Reader) -> Model:

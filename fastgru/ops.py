@@ -236,7 +236,7 @@ def _new_cache(
     """Room for what the forward pass keeps."""
     if return_cache is not True and return_cache != "recompute":
         raise ValueError(f"return_cache: expected True, False or 'recompute', found {return_cache!r}")
-    check_trainable(packed)
+    check_trainable(packed.activation, packed.recurrent_activation)
     lengths, _, offsets, time_major, *_ = options
     counts = lengths if offsets is None else np.diff(offsets)
     place = step_first = None

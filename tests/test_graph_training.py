@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from helpers_core import assert_same
 from helpers_layers import mask_of, normal
 from helpers_training import upstream, weight_gradients, whole
 
-from fastgru import Sequential, layers
+from fastgru import Sequential, layers, load
 from fastgru.graph import Graph, Node, Ref, chain, train, untrainable
 from fastgru.layers import LogitGradient, TrainingStep
 from fastgru.layers.operations import Operation
@@ -187,6 +188,15 @@ def test_freezing_a_model_freezes_what_is_inside() -> None:
     assert inner.learns() and inner.layers[0].learns()
 
 
+def test_a_frozen_layer_stays_frozen_in_a_file(tmp_path: Path) -> None:
+    model = Sequential([layers.Input((T, F)), layers.GRU(2, return_sequences=True), layers.Dense(3)])
+    model.predict(normal(N, T, F))
+    model.layers[0].trainable = False
+    model.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert [layer.trainable for layer in again.layers] == [False, True]
+
+
 def test_nested_models() -> None:
     inner = Sequential([layers.Dense(3, "tanh"), layers.GRU(2)])
     nested, flat = Sequential([inner, layers.Dense(1)]), Sequential([*inner.layers, layers.Dense(1)])
@@ -334,7 +344,6 @@ def test_refused_before_any_work() -> None:
 
 def test_a_gru_with_an_activation_that_hides_its_slope_is_refused() -> None:
     layer = layers.GRU(2, activation=("elu", -1.0, 0.0), name="g")
-    layer.ensure_ready(normal(N, T, F))
     with pytest.raises(
         ValueError, match=r"cannot train through layer 'g' \(GRU\): activation: no gradient through elu"
     ):

@@ -425,6 +425,31 @@ def test_two_calls_of_one_batch_normalization_follow_each_other() -> None:
     np.testing.assert_allclose(step.gradients[layer]["beta"], np.full(F, 18.0))
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_norms_and_pooling_on_random_shapes_and_masks(data: st.DataObject) -> None:
+    rows, steps, width = (data.draw(st.integers(1, top)) for top in (5, 5, 4))
+    flat = data.draw(st.lists(st.booleans(), min_size=rows * steps, max_size=rows * steps))
+    mask = np.array(flat).reshape(rows, steps)
+    x = normal(rows, steps, width, seed=data.draw(st.integers(0, 99)))
+    w = mask[..., None].astype(float)
+
+    def batch(x: Array, gamma: Array, beta: Array, *moving: Array) -> Array:
+        count = w.sum() + 1e-7
+        mean = (x * w).sum((0, 1)) / count
+        return (x - mean) / np.sqrt((w * (x - mean) ** 2).sum((0, 1)) / count + 0.05) * gamma + beta
+
+    def layer(x: Array, gamma: Array, beta: Array) -> Array:
+        mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        return (x - mean) / np.sqrt(var + 0.05) * gamma + beta
+
+    check(layers.BatchNormalization(epsilon=0.05), batch, x, mask, atol=1e-5)
+    check(layers.LayerNormalization(epsilon=0.05), layer, x, mask, atol=1e-5)
+    if mask.any(axis=1).all():
+        check(layers.GlobalAveragePooling1D(), lambda x: (x * w).sum(1) / w.sum(1), x, mask)
+    check(layers.Dense(3, "softmax"), lambda x, kernel, bias: softmax(x @ kernel + bias), x, mask)
+
+
 # -- recurrent -----------------------------------------------------------------------------
 
 KINDS = [{"reset_after": after, "update_gate": gate} for after in (True, False) for gate in ("old", "new")]

@@ -15,7 +15,7 @@ from test_parity_keras_layers import CASES, Built, encoder_decoder, tensors
 
 from fastgru import Model, Sequential, gates, layers, load
 from fastgru.graph.training import train
-from fastgru.layers import TrainingStep
+from fastgru.layers import LogitGradient, TrainingStep
 
 Array = np.ndarray
 GRU_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -113,6 +113,39 @@ def test_two_bidirectional_layers_norms_and_pooling(padded: bool) -> None:
         assert_gradient(step.gradients[layer]["gamma"], module.weight.grad, "gamma", 1e-5)
         assert_gradient(step.gradients[layer]["beta"], module.bias.grad, "beta", 1e-5)
     assert_gradient(step.gradients[model.layers[5]]["kernel"], dense.weight.grad.T, "kernel", 1e-5)
+
+
+@pytest.mark.parity("torch")
+def test_losses_of_50_steps_of_plain_descent() -> None:
+    """Gradients applied, weights packed anew, and again: what PyTorch's SGD does from the same weights."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((32, 8, 4)).astype(np.float32), rng.integers(0, 3, 32)
+    model = Sequential([layers.GRU(6), layers.Dense(3, "softmax")])
+    model.predict(x)
+    gru, dense = model.layers
+    twin, head = torch.nn.GRU(4, 6, batch_first=True), torch.nn.Linear(6, 3)
+    for name, value in zip(GRU_NAMES, gru.cells[0].canonical(), strict=True):
+        getattr(twin, name).data = torch.tensor(np.ascontiguousarray(value))
+    head.weight.data = torch.tensor(dense.weights["kernel"].T.copy())
+    head.bias.data.zero_()
+    optimizer = torch.optim.SGD([*twin.parameters(), *head.parameters()], lr=0.5)
+    ours, theirs = [], []
+    for number in range(50):
+        step = TrainingStep(number=number)
+        y, _, back = model.train(x, None, step)
+        ours.append(-np.log(y[np.arange(32), labels]).mean())
+        back(LogitGradient((y - np.eye(3, dtype=np.float32)[labels]) / np.float32(32)))
+        for layer in model.layers:
+            moved = {n: w - np.float32(0.5) * step.gradients[layer][n] for n, w in layer.weights.items()}
+            layer.assign(moved)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(head(twin(torch.tensor(x))[1][0]), torch.tensor(labels))
+        loss.backward()
+        optimizer.step()
+        theirs.append(loss.item())
+    assert ours[-1] < 0.8 * ours[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 @pytest.mark.parity("torch")

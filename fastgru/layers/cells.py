@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import gates, ops
+from .._core.isa import check_activation
 from ..gradients import check_trainable
 from .activations import gate_spec
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
@@ -164,8 +165,7 @@ class GRUCell(Layer):
         if 1.0 in (self.dropout, self.recurrent_dropout):
             return f"{where}: dropout: expected rates below 1, which drop something and keep something"
         try:
-            if self.ready:
-                check_trainable(self.packed)
+            check_trainable(check_activation(self._activation), check_activation(self._recurrent_activation))
         except ValueError as error:
             return f"{where}: {error}"
         return ""
