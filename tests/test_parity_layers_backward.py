@@ -294,7 +294,7 @@ def test_keras_model(build: Callable[[Any], Built], name: str, tmp_path: Path) -
     "case",
     [
         pytest.param(c, marks=pytest.mark.parity(c["framework"]), id=label(c))
-        for c in (GRU_CASES if FULL else GRU_CASES[::4])
+        for c in (GRU_CASES if FULL else GRU_CASES[::5])
     ],
 )
 def test_keras_gru(case: dict[str, Any], tmp_path: Path) -> None:
