@@ -36,8 +36,9 @@ def test_mutated_golden_files() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if " inputs " in line]
-    assert len(lines) == len(fuzz.READERS)
-    for line, reader in zip(lines, fuzz.READERS, strict=True):
+    readers = [reader for reader in fuzz.READERS if not reader.missing()]
+    assert len(lines) == len(readers)
+    for line, reader in zip(lines, readers, strict=True):
         name, inputs, _, _, accepted, _, blocks = line.split()[:7]
         assert (name, inputs) == (reader.name, "300")
         assert accepted not in ("0%", "100%") and int(blocks) > 40, line
@@ -45,7 +46,7 @@ def test_mutated_golden_files() -> None:
 
 def planted(target: Callable[[bytes], Any], seeds: list[bytes] | None = None, **options: Any) -> fuzz.Report:
     """Fuzz a reader that has a fault."""
-    reader = fuzz.Reader("planted", lambda: seeds or [b"seed"], fuzz_mutations.plain, target, warm=lambda seeds: None)
+    reader = fuzz.Reader("planted", lambda: seeds or [b"seed"], fuzz_mutations.plain, target, warm=False)
     return fuzz.fuzz(reader, **{"seconds": 30, "inputs": 20, "out": None, "most_findings": 1, **options})
 
 
@@ -104,7 +105,9 @@ def names_no_cause(data: bytes) -> None:
 
 
 def tells_too_much(data: bytes) -> None:
-    raise FormatError(f"{NAME}: expected a model, found {'x' * 10_000}")
+    error = FormatError(f"{NAME}: expected a model, found")
+    error.args = ("x" * 10_000,)  # the constructor would cut it
+    raise error
 
 
 def crashes(data: bytes) -> None:
@@ -196,6 +199,8 @@ def test_probes_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
     for reader in fuzz.READERS:
+        if reader.missing():
+            continue
         seeds = reader.seeds()
         once, again = ([reader.mutate(rng, seeds[i % len(seeds)]) for i in range(40)] for rng in (Random(3), Random(3)))
         assert once == again

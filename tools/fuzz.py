@@ -1,6 +1,6 @@
 """Fuzzing of every reader: mutated golden files, each read under watch.
 
-    python tools/fuzz.py [--reader NAME ...] [--seconds S] [--inputs N] [--still S] [--seed N] [--engine own|atheris]
+    python tools/fuzz.py [--reader NAME ...] [--seconds S] [--inputs N] [--still S] [--seed N]
 
 Each input goes through `fastgru.load` from its bytes on. It may give a model, or a FormatError that names the file and
 the cause; everything else is a finding, as are an import, an open file, a process, a socket, an allocation of more than
@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import mmap
 import multiprocessing
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,44 +36,13 @@ import fuzz_blocks  # noqa: E402
 if __name__ == "__main__":
     fuzz_blocks.watch("fastgru.formats", "pyfive")
 
-import fuzz_mutations as mutations  # noqa: E402
-from fuzz_guard import NAME, Guard  # noqa: E402
-from fuzz_hdf5 import hdf5  # noqa: E402
-from fuzz_pickles import LEGACY, PICKLE  # noqa: E402
+from fuzz_guard import Guard  # noqa: E402
+from fuzz_readers import READERS, Reader  # noqa: E402
 
-import fastgru  # noqa: E402
-from fastgru import formats, loading  # noqa: E402
-
-GOLDEN = ROOT / "tests" / "golden"
 OUT = ROOT / "build" / "fuzz"
 WALL_SECONDS = 20.0
 """An input that keeps a process this long, in C code that no signal interrupts, is a hang."""
 _SHARED = 64 << 20
-
-
-def _load(data: bytes) -> Any:
-    """Do what fastgru.load does, from the bytes on."""
-    return loading.from_file(formats.read_bytes(data, NAME))
-
-
-def _read_all(seeds: list[bytes]) -> None:
-    """Read the honest files once, so that what the readers themselves import is loaded before the watch begins."""
-    for data in seeds:
-        try:
-            _load(data)
-        except fastgru.FormatError:  # some golden files are there to be refused
-            pass
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One reader: how its honest files look, how they are changed, what reads them."""
-
-    name: str
-    seeds: Callable[[], list[bytes]]
-    mutate: mutations.Mutation
-    target: Callable[[bytes], Any] = _load
-    warm: Callable[[list[bytes]], None] = _read_all
 
 
 @dataclass
@@ -102,65 +69,6 @@ class Report:
         )
 
 
-# --------------------------------------------------------------------------------------------------- readers
-
-
-def _golden(*patterns: str) -> list[bytes]:
-    folders = (GOLDEN, GOLDEN / "refused")
-    paths = sorted(path for folder in folders for pattern in patterns for path in folder.glob(pattern))
-    return [path.read_bytes() for path in paths if not path.name.endswith(".expected.npz")]
-
-
-def _own_files() -> list[bytes]:
-    """Return PyTorch's safetensors, and our own of some Keras models."""
-    found = _golden("*.safetensors")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("k3_nested.keras", "k3_rnn_cells.keras", "k3_op_nodes.keras", "k3_norms.keras"):
-            model = fastgru.load(GOLDEN / name)
-            target = Path(folder) / "own.safetensors"
-            model.save(target)
-            found.append(target.read_bytes())
-    return found
-
-
-def _sign(header: dict[str, Any], data: bytes) -> None:
-    """Put the checksum of our own files in place, as a forger would (formats/safetensors.py)."""
-    about = header.get("__metadata__")
-    if isinstance(about, dict) and "fastgru.sha256" in about:
-        rest = {key: value for key, value in about.items() if key != "fastgru.sha256"}
-        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
-        text = json.dumps({**tensors, "__metadata__": rest}, sort_keys=True, separators=(",", ":"))
-        about["fastgru.sha256"] = hashlib.sha256(text.encode("ascii") + data).hexdigest()
-
-
-def _inside(name: str, data: bytes) -> mutations.Mutation:
-    """Return how a member of an archive is changed."""
-    if data[:4] == b"\x89HDF":
-        return hdf5
-    if name.endswith(".json"):
-        return mutations.edit_json
-    return PICKLE if name.endswith(".pkl") else mutations.plain
-
-
-def _any(*choices: mutations.Mutation) -> mutations.Mutation:
-    def mutate(rng: Random, data: bytes) -> bytes:
-        return rng.choice(choices)(rng, data)
-
-    return mutate
-
-
-_members = mutations.zip_members(_inside)
-_legacy = ("torch_*legacy*", "torch_checkpoint.tar")
-READERS = (
-    Reader("zip", lambda: _golden("*.keras", "*.pt")[::4], _any(mutations.zip_fields, mutations.plain)),
-    Reader("keras", lambda: _golden("*.keras"), _any(_members, _members, _members, mutations.plain)),
-    Reader("h5", lambda: _golden("*.h5"), _any(hdf5, hdf5, hdf5, mutations.plain)),
-    Reader("pickle", lambda: [d for d in _golden("*.pt", "*.tar") if d[:2] == b"PK"], _any(_members, _members)),
-    Reader("legacy", lambda: [d for d in _golden("*.pt", "*.pkl", "*.net") if d[:1] == b"\x80"], _any(LEGACY, LEGACY)),
-    Reader("safetensors", _own_files, _any(*[mutations.safetensors(_sign)] * 3, mutations.plain)),
-)
-
-
 # ---------------------------------------------------------------------------------------------------- worker
 
 
@@ -175,7 +83,7 @@ def _work(
     sent: Any, now: mmap.mmap, reader: Reader, seeds: list[bytes], found: list[bytes], seed: str, first: int, last: int
 ) -> None:
     """Judge inputs number `first` to `last` and send what is new; runs in a process of its own."""
-    guard = Guard(reader.target, max(map(len, seeds)))
+    guard = Guard(reader.target, max(map(len, seeds)), reader.folder)
     rng = Random(seed)
     worst, peak = 0.0, 0
     for data in (*seeds, *found):  # what the honest files and earlier workers reached
@@ -185,9 +93,11 @@ def _work(
         worst, peak = max(worst, verdict.seconds), max(peak, verdict.peak)
         if verdict.finding:
             sent.send(("finding", data, verdict.finding))
+    guard.start()
     blocks = fuzz_blocks.seen()
     accepted, told = 0, time.monotonic()
     sent.send(("progress", first, accepted, blocks, worst, peak))
+    count = first - 1
     for count in range(first, last):
         # most of what was found is broken early: the honest files stay one parent in two
         data = reader.mutate(rng, rng.choice(found if found and rng.random() < 0.5 else seeds))
@@ -208,7 +118,9 @@ def _work(
             told = time.monotonic()
             sent.send(("progress", count + 1, accepted, blocks, worst, peak))
             accepted = 0
-    sent.send(("progress", last, accepted, blocks, worst, peak))
+        if guard.grown:
+            break
+    sent.send(("progress", count + 1, accepted, blocks, worst, peak))
     sent.send(("done",))
 
 
@@ -237,7 +149,7 @@ def fuzz(
     """
     seeds, grown = reader.seeds(), list[bytes]()
     fuzz_blocks.reset()
-    reader.warm(seeds)
+    reader.read_seeds(seeds)
     context = multiprocessing.get_context("fork")
     shared = mmap.mmap(-1, _SHARED)
     report = Report(reader.name, corpus=len(seeds))
@@ -342,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reader", action="append", choices=[*names, "all"], help="default: all, one after the other")
     parser.add_argument("--seconds", type=float, default=None, help="per reader; 0 for no end (default: 20)")
     parser.add_argument("--inputs", type=int, default=0)
-    parser.add_argument("--still", type=float, default=0.0, help="go on until no new line was reached for so long")
+    parser.add_argument("--still", type=float, default=0.0, help="go on until no new block ran for so many seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--input", type=Path, help="judge one file, as a finding of the reader, and end")
     options = parser.parse_args(arguments)
@@ -352,8 +264,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [r for r in READERS if not options.reader or r.name in options.reader or "all" in options.reader]
     failed = False
     for reader in chosen:
+        if missing := reader.missing():
+            print(f"{reader.name:<13} not fuzzed: the package {missing} is not installed", flush=True)
+            continue
         if options.input:
-            reader = Reader(reader.name, lambda: [options.input.read_bytes()], reader.mutate, reader.target)
+            reader = replace(reader, seeds=lambda seeds=reader.seeds: [*seeds(), options.input.read_bytes()])
         report = fuzz(
             reader,
             seconds=0 if options.input else seconds,

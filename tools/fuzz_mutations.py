@@ -390,3 +390,28 @@ def protobuf(rng: Random, whole: bytes, depth: int = 0) -> bytes:
     else:
         fields[i] = (key, wire, rng.choice((bytes(len(value)), b"\xff" * len(value), rng.randbytes(len(value)))))
     return _message(fields)
+
+
+def replace_text(rng: Random, whole: bytes, mark: bytes, texts: list[bytes]) -> bytes:
+    """Replace one text that ends in `mark`, wherever it lies in a protobuf message, by one of `texts`."""
+    left = rng.randrange(max(1, whole.count(mark)))
+
+    def walk(data: bytes, depth: int) -> bytes:
+        nonlocal left
+        try:
+            fields = _fields(data)
+        except (ValueError, IndexError):
+            return data
+        for i, (key, wire, value) in enumerate(fields):
+            if wire != 2 or mark not in value:
+                continue
+            if value.endswith(mark) and len(value) < 200 and b"\n" not in value[:4]:
+                left -= 1
+                if left < 0:
+                    fields[i] = (key, wire, rng.choice(texts))
+                    left = len(whole)
+            elif depth < 12:
+                fields[i] = (key, wire, walk(value, depth + 1))
+        return _message(fields)
+
+    return walk(whole, 0)

@@ -26,16 +26,19 @@ def check_messages(data: memoryview, message: Any) -> None:
     Raises
     ------
     ValueError
-        For a field that ends behind its message, messages nested deeper or more fields than `LIMITS` allows.
+        For a field that ends behind its message, messages nested deeper or more fields than `LIMITS` allows, text that
+        is not UTF-8.
     """
     inner_of: dict[str, dict[int, Any]] = {}
+    texts_of: dict[str, set[int]] = {}
     left = LIMITS.onnx_fields
     stack = [(0, len(data), message, 0)]
     while stack:
         at, end, kind, depth = stack.pop()
         if kind.full_name not in inner_of:
             inner_of[kind.full_name] = {f.number: f.message_type for f in kind.fields if f.message_type is not None}
-        inner = inner_of[kind.full_name]
+            texts_of[kind.full_name] = {f.number for f in kind.fields if f.type == f.TYPE_STRING}
+        inner, texts = inner_of[kind.full_name], texts_of[kind.full_name]
         while at < end:
             left -= 1
             if left < 0:
@@ -56,6 +59,8 @@ def check_messages(data: memoryview, message: Any) -> None:
                     if depth == LIMITS.nesting:
                         raise ValueError(f"messages nested deeper than {LIMITS.nesting}")
                     stack.append((at, at + size, inner[tag >> 3], depth + 1))
+                elif size <= end - at and tag >> 3 in texts:
+                    str(data[at : at + size], "utf-8")  # protobuf hands on other bytes as they are
                 at += size
             elif wire in (1, 5):
                 at += 8 if wire == 1 else 4

@@ -20,8 +20,13 @@ MIB = 1 << 20
 class FormatError(ValueError):
     """A file that cannot be read as a model: broken, contradictory, hostile, or of a kind that is not supported.
 
-    The message names the file, the member inside it, what was expected, what was found, and what to do.
+    The message names the file, the member inside it, what was expected, what was found, and what to do. It is cut in
+    its middle where it is longer than `LIMITS.message`: it may quote names from the file, which have no end.
     """
+
+    def __init__(self, message: str) -> None:
+        most = LIMITS.message
+        super().__init__(message if len(message) <= most else f"{message[: most * 3 // 4]} … {message[-most // 4 :]}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Limits:
     pickle_nodes: int = 5_000_000
     reads: int = 50_000_000
     onnx_fields: int = 200_000
+    onnx_made: int = 2 << 30
     name: int = 4096
+    message: int = 3000
 
     def bytes_for(self, file_size: int) -> int:
         """Return the most bytes a file of `file_size` bytes may declare for all its tensors together."""
