@@ -49,7 +49,7 @@ def exports(tool: str, jobs: dict[str, list[Any]]) -> dict[str, tuple[int, str]]
     return {name: tuple(result) for name, result in json.loads(done.splitlines()[-1]).items()}
 
 
-@pytest.mark.parametrize("tool", ["torch"])
+@pytest.mark.parametrize("tool", ["keras", "torch"])
 def test_the_tools_stand_alone(tool: str) -> None:
     text = (TOOLS / f"export_{tool}.py").read_text()
     assert "import fastgru" not in text and "from fastgru" not in text
@@ -245,3 +245,74 @@ def test_torch_refusals(torch_files: Done) -> None:
         assert not list(folder.glob(f"{name}.safetensors*"))
     said = run(TOOLS / "export_torch.py", folder / "module.pt", folder / "x.safetensors", status=1)
     assert "--module FILE.py:CLASS" in said and "Traceback" not in said
+
+
+# --------------------------------------------------------------------------------------------------- Keras
+
+CUSTOM = """
+import {module} as keras
+
+class MyGRU(keras.layers.GRU):
+    def get_config(self):
+        return {{**super().get_config(), "mine": 1}}
+
+    def __init__(self, *args, mine=1, **options):
+        super().__init__(*args, **options)
+
+class Doubled(keras.layers.GRU):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return 2 * super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+"""
+
+MAKE_KERAS = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[1])
+import {module} as keras
+from custom import MyGRU, Doubled
+layers, folder = keras.layers, sys.argv[1] + "/"
+ids = np.random.default_rng(0).integers(1, 9, (3, 6))
+
+def save(name, gru, quantise=False):
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(9, 5), gru(4, return_sequences=True),
+        layers.Bidirectional(layers.GRU(3)), layers.Dense(2, activation="tanh")])
+    if quantise:
+        model.quantize("int8")
+    model.save(folder + name)
+    np.savez(folder + name + ".npz", x=ids, y=model.predict(ids, verbose=0))
+
+save("mine.keras", MyGRU)
+save("doubled.keras", Doubled)
+if {module!r} == "keras":
+    save("int8.keras", layers.GRU, True)
+else:
+    save("saved_model", MyGRU)
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param("keras", marks=pytest.mark.parity("keras")),
+        pytest.param("tf_keras", marks=pytest.mark.parity("tf_keras")),
+    ],
+)
+def test_keras(module: str, tmp_path: Path) -> None:
+    pytest.importorskip(module, reason=f"{module} writes the files")
+    custom = tmp_path / "custom.py"
+    custom.write_text(CUSTOM.format(module=module))
+    run("-c", MAKE_KERAS.format(module=module), tmp_path)
+    names = ["mine.keras", "doubled.keras", "int8.keras" if module == "keras" else "saved_model"]
+    jobs: dict[str, list[Any]] = {
+        name: [tmp_path / name, tmp_path / f"{name}.safetensors", "--custom", custom, "--keras", module]
+        for name in names
+    }
+    results = exports("keras", jobs)
+    assert results["doubled.keras"][0] == 1 and "something else" in results["doubled.keras"][1], results
+    assert not list(tmp_path.glob("doubled*.safetensors*"))
+    for name in (names[0], names[2]):
+        status, said = results[name]
+        assert status == 0 and "checked:" in said, said
+        assert "dequantised" in said if "int8" in name else "exported as GRU" in said
+        with np.load(tmp_path / f"{name}.npz") as want:
+            y = fastgru.load(tmp_path / f"{name}.safetensors").predict(want["x"])
+            np.testing.assert_allclose(y, want["y"], rtol=1e-5, atol=0.01 if "int8" in name else 2e-6)

@@ -59,14 +59,20 @@ class Limits:
 
 LIMITS = Limits()
 
-_EXPORT_TORCH = "where the model's code lives, run torch.save(model.state_dict(), 'model.pt') and load that file"
+_EXPORT_TORCH = (
+    "where the model's code lives, run torch.save(model.state_dict(), 'model.pt') and load that file "
+    "(tools/export_torch.py does it, for quantised modules too)"
+)
 _EXPORT_KERAS = "in Keras, load the model and call model.save('model.keras'), then load that file"
 
 REMEDIES: dict[str, str] = {
     "damaged": "copy or download the file again",
     "export_torch": _EXPORT_TORCH,
     "export_keras": _EXPORT_KERAS,
-    "folder": f"give the path of a file; for a TensorFlow SavedModel folder: {_EXPORT_KERAS}",
+    "folder": (
+        f"give the path of a file; for a TensorFlow SavedModel folder: {_EXPORT_KERAS} "
+        "(or run tools/export_keras.py there)"
+    ),
     "unknown": "give a .keras or .h5 file of Keras, a .pt or .safetensors file of PyTorch, .onnx, or one saved here",
     "tar": f"it was written by PyTorch before 0.1.10; load it there or later and {_EXPORT_TORCH}",
     "frozen": f"torch.jit.freeze makes weights part of the code: save the module before it; or {_EXPORT_TORCH}",
