@@ -192,3 +192,63 @@ def test_what_tf2onnx_exports(golden: Path) -> None:
     assert [layer.class_name() for layer in found.layers] == ["GRU", "GRU", "Dense", "Activation"]
     with np.load(golden / "onnx_tf2onnx_stack.expected.npz") as arrays:
         np.testing.assert_allclose(found.predict(arrays["x0"]), arrays["y0"], rtol=0, atol=2e-6)
+
+
+def chain_of(nodes: list[Any], shape: list[Any], **constants: Any) -> OnnxModel:
+    """A loaded graph x → … → y."""
+    import onnx
+
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    found = from_file(read_bytes(model.SerializeToString(), "chain.onnx"))
+    assert isinstance(found, OnnxModel)
+    return found
+
+
+def test_what_is_added_along_another_axis_is_no_bias() -> None:
+    """A square layer hides a bias along time from anyone who looks at sizes alone."""
+    from onnx.helper import make_node
+
+    weight, bias = RNG.standard_normal((4, 4)), RNG.standard_normal(4)
+    turned = [
+        make_node("MatMul", ["x", "w"], ["a"]),
+        make_node("Transpose", ["a"], ["t"], perm=[0, 2, 1]),
+        make_node("Add", ["t", "b"], ["s"]),
+        make_node("Transpose", ["s"], ["y"], perm=[0, 2, 1]),
+    ]
+    with pytest.raises(FormatError, match="features on the last axis"):
+        as_layers(chain_of(turned, ["N", 4, 4], w=weight, b=bias))
+    column = [make_node("MatMul", ["x", "w"], ["a"]), make_node("Add", ["a", "b"], ["y"])]
+    with pytest.raises(FormatError, match="expected a bias"):
+        as_layers(chain_of(column, ["N", 4, 4], w=weight, b=bias[:, None]))
+    model = chain_of(column, ["N", 4, 4], w=weight, b=bias)
+    x = RNG.standard_normal((2, 4, 4)).astype(np.float32)
+    assert np.allclose(as_layers(model).predict(x), model.predict(x), atol=1e-6)
+
+
+def test_casts_that_change_values_are_no_part_of_a_chain() -> None:
+    from onnx.helper import make_node
+
+    nodes = [
+        make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        make_node("Cast", ["t"], ["i"], to=7),
+        make_node("Cast", ["i"], ["f"], to=1),
+        make_node("Transpose", ["f"], ["y"], perm=[0, 2, 1]),
+    ]
+    with pytest.raises(FormatError, match="cast to float32"):
+        as_layers(chain_of(nodes, ["N", 3, 4]))
+
+
+@pytest.mark.parametrize(("op", "attributes"), [("Transpose", {"perm": [0, 1, 7]}), ("ReduceMean", {"axes": [9]})])
+def test_numbers_that_fit_no_axis_are_refused(op: str, attributes: dict[str, Any]) -> None:
+    from onnx.helper import make_node
+
+    with pytest.raises(FormatError, match=op):
+        as_layers(chain_of([make_node(op, ["x"], ["y"], **attributes)], ["N", 3, 4]))

@@ -295,7 +295,64 @@ def test_nodes_of_one_name() -> None:
     nodes = [helper.make_node("Neg", ["x"], ["h"], name="n"), helper.make_node("Exp", ["h"], ["y"], name="n")]
     model = graph_of(nodes, {"x": (FLOAT, [None])}, ["y"])
     assert np.allclose(model.predict(np.ones(2)), np.exp(-1))
-    assert [layer.name for layer in model.layers] == ["n", "n_"]
+    assert [layer.name for layer in model.layers] == ["n", "n_1"]
+
+
+def test_thousands_of_nodes_of_one_name_load_at_once() -> None:
+    """Looking for a free name may not take longer with each node: this took a minute, and grew with the cube."""
+    names = ["x", *(f"h{i}" for i in range(8000))]
+    nodes = [helper.make_node("Identity", [a], [b], name="n") for a, b in zip(names, names[1:], strict=False)]
+    assert graph_of(nodes, {"x": (FLOAT, [1])}, [names[-1]]).predict(np.ones(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("Expand", ["x", "huge"], {}),
+        ("Tile", ["x", "huge"], {}),
+        ("ConstantOfShape", ["huge"], {}),
+        ("Pad", ["x", "pads"], {}),
+        ("OneHot", ["ids", "huge", "values"], {}),
+        ("Range", ["zero", "many", "one"], {}),
+    ],
+)
+def test_no_node_makes_arrays_of_any_size(op: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+    constants: dict[str, Any] = {
+        "huge": np.array([10**10]),
+        "pads": np.array([0, 10**10]),
+        "ids": np.array([1]),
+        "values": np.array([0, 1], np.float32),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "many": np.array(10**10),
+    }
+    used = {name: value for name, value in constants.items() if name in inputs}
+    nodes = [helper.make_node(op, inputs, ["made"], **attributes), helper.make_node("Size", ["made"], ["size"])]
+    nodes += [helper.make_node("Cast", ["size"], ["count"], to=FLOAT), helper.make_node("Add", ["x", "count"], ["y"])]
+    model = graph_of(nodes, {"x": (FLOAT, [1])}, ["y"], **used)
+    with pytest.raises(ValueError, match=f"{op}.*expected to make at most"):
+        model.predict(np.ones(1))
+
+
+def test_whole_numbers_are_not_rounded_on_their_way_through_doubles() -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["d"], to=onnx.TensorProto.DOUBLE), helper.make_node("Neg", ["d"], ["y"])]
+    model = graph_of(nodes, {"x": (INT64, [1])}, ["y"])
+    assert model.predict(np.array([2**24])) == -(2**24)
+    with pytest.raises(ValueError, match=r"2\*\*24"):
+        model.predict(np.array([2**24 + 1]))
+
+
+def test_what_is_left_out_of_a_concat_is_refused() -> None:
+    with pytest.raises(fastgru.FormatError, match="expected its first 3 inputs"):
+        graph_of([helper.make_node("Concat", ["x", "", "x"], ["y"], axis=0)], {"x": (FLOAT, [1])}, ["y"])
+
+
+def test_pads_cut_off_no_more_than_there_is() -> None:
+    model = graph_of(
+        [helper.make_node("Pad", ["x", "pads"], ["y"])], {"x": (FLOAT, [3])}, ["y"], pads=np.array([0, -5])
+    )
+    with pytest.raises(ValueError, match="pads"):
+        model.predict(np.ones(3))
 
 
 def test_constants_do_not_multiply_at_load() -> None:

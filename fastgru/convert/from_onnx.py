@@ -112,7 +112,10 @@ class _Chain:
         if act is None:
             listed = ", ".join(sorted({*_MOVES, *_LAYERS}))
             raise self._bad(f"expected an operator that is a layer or part of one ({listed})")
-        act(self, node)
+        try:
+            act(self, node)
+        except (IndexError, ValueError, TypeError) as error:  # numbers from the file that fit no axis, no layer
+            raise error if isinstance(error, FormatError) else self._bad(str(error)) from error
         used = [slot for index, slot in node.outputs if self._node is not None and self._node.spec.outputs[index]]
         self._finals.update(used[1:])  # a GRU's final states beside its sequence
         self._head = used[0]
@@ -161,11 +164,16 @@ class _Chain:
             raise self._bad("expected the value before it as the first input")
 
     def _cast(self, node: Node) -> None:
-        if self._axes[-1:] == ("K",) and self._spec().integer("to", 0) != 1:
+        to = self._spec().integer("to", 0)
+        if "K" in self._axes and to != _FLOAT:
             raise self._bad("expected a cast to float32")
+        if "K" not in self._axes and to not in _WHOLE:
+            raise self._bad("expected a cast of ids to int32 or int64")
 
     def _transpose(self, node: Node) -> None:
         order = self._spec().integers("perm") or tuple(range(len(self._axes)))[::-1]
+        if sorted(order) != list(range(len(self._axes))):
+            raise self._bad(f"attribute perm: expected a permutation of {len(self._axes)} axes, found {order}")
         self._axes = tuple(self._axes[i] for i in order)
 
     def _squeeze(self, node: Node) -> None:
@@ -256,6 +264,7 @@ class _Chain:
             self._bias(self._constant(bias, "C"))
 
     def _plus(self, node: Node) -> None:
+        self._features_last()
         self._same_after_matmul(node)
         self._bias(self._constant(node.x[1] if self._is_head(node.x[0]) else node.x[0], "B"))
 
@@ -266,7 +275,8 @@ class _Chain:
     def _bias(self, bias: Array) -> None:
         dense = self._stack.pop()
         assert isinstance(dense, layers.Dense)
-        if bias.size not in (1, dense.units) or bias.shape[-1:] not in ((), (1,), (dense.units,)):
+        along_features = bias.size in (1, dense.units) and bias.shape[-1:] in ((), (bias.size,))
+        if not along_features or bias.ndim > len(self._axes):
             raise self._bad(f"expected a bias ({dense.units},), found {bias.shape}")
         vector = np.broadcast_to(as_float32(bias).reshape(-1), (dense.units,)).copy()
         self._add(layers.Dense(dense.units), {"kernel": dense.weights["kernel"], "bias": vector})
@@ -355,6 +365,7 @@ class _Chain:
 
 
 _END = 2**31 - 1  # and more: "to the end" in exporters' slices
+_FLOAT, _WHOLE = 1, (6, 7)  # of TensorProto.DataType
 _SLICE = ("starts", "ends", "axes", "steps")
 _MOVES: dict[str, Callable[[_Chain, Node], None]] = {
     "Identity": _Chain._same,

@@ -6,6 +6,7 @@ exporters compute a GRU's weights from the framework's so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from ..formats.untrusted import MIB, FormatError
 from ..layers.base import Array
 from ..layers.onnx_input import OnnxInput
-from ..layers.onnx_node import Computed, NodeSpec, OnnxNode
+from ..layers.onnx_node import VARIADIC, Computed, NodeSpec, OnnxNode
 from ..layers.onnx_operators import OPERATORS, onnx_node
 from .plan import Graph, Node, Ref
 
@@ -62,6 +63,7 @@ class _Reader:
         self._constants = {name: _locked(value) for name, value in tensors.items()}
         self._room = MIB + _GROWTH * sum(v.nbytes for v in tensors.values())
         self._layers: dict[str, OnnxNode] = {}
+        self._repeats: Counter[str] = Counter()
 
     def read(self) -> OnnxGraph:
         inputs = self._inputs()
@@ -161,11 +163,13 @@ class _Reader:
     def _layer(self, entry: _Entry, opset: int, wanted: set[str]) -> OnnxNode:
         name = entry.name
         while name in self._layers:  # names of nodes need not differ, those of layers do
-            name += "_"
+            self._repeats[entry.name] += 1
+            name = f"{entry.name}_{self._repeats[entry.name]}"
         spec = NodeSpec(name, entry.op, opset, entry.attributes, tuple(n in wanted and n != "" for n in entry.outputs))
         try:
             layer = onnx_node(spec, len(entry.inputs))
-            required = OPERATORS[entry.op][1].inputs[0]
+            fewest, most = OPERATORS[entry.op][1].inputs
+            required = fewest if most < VARIADIC else len(entry.inputs)
             if "" in entry.inputs[:required]:
                 raise ValueError(f"expected its first {required} inputs, found one left out")
             known = [self._known(n) for n in entry.inputs]

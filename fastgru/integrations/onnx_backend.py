@@ -49,7 +49,7 @@ def is_compatible(model: Any, device: str = "CPU", **options: Any) -> bool:
         prepare(model, device)
     except FormatError:
         return False
-    return True
+    return supports_device(device)
 
 
 def prepare(model: Any, device: str = "CPU", **options: Any) -> Rep:

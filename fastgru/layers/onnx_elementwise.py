@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import ops
 from .base import Array, as_float32
-from .onnx_node import Function, NodeSpec, Operator
+from .onnx_node import VARIADIC, Function, NodeSpec, Operator
 
 #: TensorProto.DataType → NumPy. Doubles are computed in float32, as everything here.
 DTYPES: dict[int, type[np.generic]] = {
@@ -31,6 +31,9 @@ DTYPES: dict[int, type[np.generic]] = {
     12: np.uint32,
     13: np.uint64,
 }
+
+
+_DOUBLE = 11
 
 
 def _unary(function: Callable[[Array], Any], *, floats: bool = False) -> Operator:
@@ -54,7 +57,7 @@ def _variadic(function: Callable[[Array, Array], Any], *, mean: bool = False) ->
         total = reduce(function, values)
         return total / np.float32(len(values)) if mean else total
 
-    return Operator(run, (1, 1 << 20))
+    return Operator(run, (1, VARIADIC))
 
 
 def _divide(a: Array, b: Array) -> Any:
@@ -163,6 +166,8 @@ def cast_to(x: Array, kind: int) -> Any:
 
 
 def _cast(node: NodeSpec, x: Array) -> Any:
+    if node.integer("to", 1) == _DOUBLE and x.dtype.kind in "iu" and x.size and np.abs(x.astype(float)).max() > 2**24:
+        raise ValueError("expected whole numbers of at most 2**24, since doubles are computed in float32")
     return cast_to(x, node.integer("to", 1))
 
 

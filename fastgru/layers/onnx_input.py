@@ -54,7 +54,7 @@ class OnnxInput(Input):
             raise ValueError(f"input {self.name!r}: expected {kind}, found fractions, NaN or inf")
         if kind.kind in "iu" and x.size:
             limits, low, high = np.iinfo(kind), x.min(), x.max()
-            if not (limits.min <= low and high <= limits.max):
+            if not (limits.min <= int(low) and int(high) <= limits.max):
                 raise ValueError(f"input {self.name!r}: expected {kind}, found {low} … {high}")
         return x.astype(kind)
 

@@ -78,6 +78,9 @@ class NodeSpec:
         return value
 
 
+VARIADIC = 1 << 20  # inputs or outputs of an operator that takes any number, none of which may be left out
+
+
 @dataclass(frozen=True)
 class Operator:
     """A row of the table of operators.

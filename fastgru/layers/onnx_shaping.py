@@ -6,15 +6,15 @@ What was an attribute in an early opset is an input in a later one; each functio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..formats.untrusted import LIMITS
 from .base import Array
-from .onnx_node import NodeSpec, Operator
-
-_MOST = 1 << 20  # inputs or outputs of an operator that takes any number
+from .onnx_node import VARIADIC, NodeSpec, Operator
 
 
 def axes_of(node: NodeSpec, given: Array | None, rank: int) -> tuple[int, ...] | None:
@@ -32,6 +32,12 @@ def axis_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"axis: expected one of {rank}, found {axis}")
     return axis % rank
+
+
+def check_size(elements: float, dtype: np.dtype[Any]) -> None:
+    """Raise before an array is made that no model needs: its size may be any number in the file."""
+    if elements * dtype.itemsize > LIMITS.onnx_made:
+        raise ValueError(f"expected to make at most {LIMITS.onnx_made} bytes, found {elements:.3g} of {dtype}")
 
 
 def whole(values: Array, name: str) -> list[int]:
@@ -71,7 +77,7 @@ def _flatten(node: NodeSpec, x: Array) -> Array:
 
 
 def _squeeze(node: NodeSpec, x: Array, axes: Array | None = None) -> Array:
-    return np.squeeze(x, axes_of(node, axes, x.ndim))
+    return np.squeeze(x, axes_of(node, axes, x.ndim) or None)
 
 
 def _unsqueeze(node: NodeSpec, x: Array, axes: Array | None = None) -> Array:
@@ -212,13 +218,16 @@ def _concat(node: NodeSpec, *values: Array) -> Array:
 
 
 def _expand(node: NodeSpec, x: Array, shape: Array) -> Array:
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(whole(shape, "shape"))))
+    wanted = np.broadcast_shapes(x.shape, tuple(whole(shape, "shape")))
+    check_size(math.prod(wanted), x.dtype)
+    return np.broadcast_to(x, wanted)
 
 
 def _tile(node: NodeSpec, x: Array, repeats: Array) -> Array:
     times = whole(repeats, "repeats")
     if len(times) != x.ndim or any(n < 0 for n in times):
         raise ValueError(f"repeats: expected {x.ndim} of 0 or more, found {times}")
+    check_size(x.size * math.prod(times), x.dtype)
     return np.tile(x, times)
 
 
@@ -235,6 +244,10 @@ def _pad(
         raise ValueError(f"pads: expected {2 * len(named)} numbers, found {given}")
     before = dict(zip(named, given[: len(named)], strict=True))
     after = dict(zip(named, given[len(named) :], strict=True))
+    sizes = [n + before.get(i, 0) + after.get(i, 0) for i, n in enumerate(x.shape)]
+    if any(n + min(0, before.get(i, 0)) + min(0, after.get(i, 0)) < 0 for i, n in enumerate(x.shape)):
+        raise ValueError(f"pads: expected at most what is there to be cut off {x.shape}, found {given}")
+    check_size(math.prod(sizes), x.dtype)
     # a negative pad cuts off
     cut = tuple(
         slice(max(0, -before.get(i, 0)), n - max(0, -after.get(i, 0)) if after.get(i, 0) < 0 else None)
@@ -259,7 +272,9 @@ def _size(node: NodeSpec, x: Array) -> Array:
 
 
 def _constant_of_shape(node: NodeSpec, shape: Array) -> Array:
-    return np.full(whole(shape, "shape"), _one(node.attributes.get("value")))
+    value, wanted = _one(node.attributes.get("value")), whole(shape, "shape")
+    check_size(math.prod(wanted), np.asarray(value).dtype)
+    return np.full(wanted, value)
 
 
 def _one(value: Any) -> Any:
@@ -280,12 +295,14 @@ def _range(node: NodeSpec, start: Array, limit: Array, delta: Array) -> Array:
     if not delta.item():
         raise ValueError("delta: expected a number other than 0")
     first, last, step = (v.item() for v in (start, limit, delta))
+    check_size((last - first) / step, np.dtype(np.float64))
     return np.asarray(np.arange(first, last, step), start.dtype)
 
 
 def _one_hot(node: NodeSpec, indices: Array, depth: Array, values: Array) -> Array:
     size = int(depth.reshape(-1)[0])
     axis = axis_of(node.integer("axis", -1), indices.ndim + 1)
+    check_size(indices.size * size, values.dtype)
     places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
     chosen = np.where(indices < 0, indices + size, indices)
     return np.asarray(np.where(np.expand_dims(chosen, axis) == places, values[1], values[0]))
@@ -300,13 +317,13 @@ SHAPING: dict[str, Operator] = {
     "Unsqueeze": Operator(_unsqueeze, (1, 2), ("axes",), rearranges=True),
     "Transpose": Operator(_transpose, (1, 1), ("perm",), rearranges=True),
     "Slice": Operator(_slice, (1, 5), ("starts", "ends", "axes"), rearranges=True),
-    "Split": Operator(_split, (1, 2), ("axis", "split", "num_outputs"), outputs=_MOST, rearranges=True),
+    "Split": Operator(_split, (1, 2), ("axis", "split", "num_outputs"), outputs=VARIADIC, rearranges=True),
     "Gather": Operator(_gather, (2, 2), ("axis",)),
     "GatherElements": Operator(_gather_elements, (2, 2), ("axis",)),
     "ScatterElements": Operator(_scatter_elements, (3, 3), ("axis", "reduction")),
     "GatherND": Operator(_gather_nd, (2, 2), ("batch_dims",)),
     "ReverseSequence": Operator(_reverse_sequence, (2, 2), ("batch_axis", "time_axis")),
-    "Concat": Operator(_concat, (1, _MOST), ("axis",), rearranges=True),
+    "Concat": Operator(_concat, (1, VARIADIC), ("axis",), rearranges=True),
     "Expand": Operator(_expand, (2, 2)),
     "Tile": Operator(_tile, (2, 2)),
     "Pad": Operator(_pad, (1, 4), ("mode", "pads", "value")),
