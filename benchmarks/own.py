@@ -42,7 +42,9 @@ def pairs(threads: int, quick: bool) -> list[Pair]:
     return found
 
 
-def measure_random(worker: engines.Worker, limits: Limits, rows: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+def measure_random(
+    worker: engines.Worker, limits: Limits, rows: list[dict[str, Any]], seconds: float
+) -> list[dict[str, Any]]:
     """Shapes drawn at random: which part of the nearest listed case's share of the limit each reaches."""
     threads, found = len(worker.processors), []
     listed = {shapes.Case(**row["case"]): row for row in rows if row["threads"] == threads and row["share"]}
@@ -59,7 +61,8 @@ def measure_random(worker: engines.Worker, limits: Limits, rows: list[dict[str, 
         worker.ask("forget", key="random")
         layout = f"reset {'after' if case.reset_after else 'before'}, {'time' if case.time_major else 'batch'} first"
         what = f"{case.name}, {layout}: share of the limit / that of"
-        row: dict[str, Any] = {"what": what, "case": near.name, "threads": threads, "failed": {"": why} if why else failed}
+        failed = {"": why} if why else failed
+        row: dict[str, Any] = {"what": what, "case": near.name, "threads": threads, "failed": failed}
         if not row["failed"]:
             clock = "cpu" if threads == 1 and case.T > 1 else "wall"
             took = [1e-6 * float(np.median(answer[clock])) for answer in answers["random"]]

@@ -176,13 +176,14 @@ def engine_table(results: dict[str, Any]) -> str:
 
 
 def memory_table(results: dict[str, Any]) -> str:
-    """The most that a training step adds to what its process holds before: inputs, weights, gradients, all in between."""
+    """The most that a training step adds to what its process holds before: inputs, weights, gradients, and between."""
     engines = [e for e, about in results["engines"].items() if "absent" not in about]
     rows = []
     for row in results["rows"]:
         if row["case"]["kind"] == "training":
             found = {e: numbers.get("own_peak") for e in engines if (numbers := best(row, e))}
-            rows.append([row["name"], threads_of(row), *(f"{found[e] / 1e6:.0f}" if found.get(e) else "–" for e in engines)])
+            cells = [f"{found[e] / 1e6:.0f}" if found.get(e) else "–" for e in engines]
+            rows.append([row["name"], threads_of(row), *cells])
     return table(["MB, case N, T, I, H", "threads", *engines], rows)
 
 

@@ -62,7 +62,8 @@ def random_cases(count: int = 20) -> list[Case]:
 
     while len(found) < count:
         kind = ("batch", "batch", "ragged", "sequence", "step")[len(found) % 5]
-        N, T = (1, 1) if kind == "step" else (1, between(20, 150)) if kind == "sequence" else (between(32, 256), between(10, 60))
+        N = 1 if kind in ("step", "sequence") else between(32, 256)
+        T = 1 if kind == "step" else between(10, 150 if kind == "sequence" else 60)
         I, H = between(16, 600), between(90, 600)
         case = Case(kind, N, T, I, H, 1, bool(rng.integers(2)), bool(rng.integers(2)))
         if H % 8 and I != H and limit(case, 1.0, np.inf) < 5e9:  # 50 ms of one core
@@ -157,5 +158,5 @@ class Run(NamedTuple):
 
     feed: Callable[[F32], None]  # takes x (N, T, I), not timed: in place, where the engine can read its input in place
     call: Callable[[], Any]  # timed
-    output: Callable[[Any], Any]  # what the call returned -> y (N, T, H); "training": dx (N, T, I) and dweight_hh (3H, H)
+    output: Callable[[Any], Any]  # what the call returned -> y (N, T, H); or dx (N, T, I) and dweight_hh (3H, H)
     state: Callable[[], NDArray[Any]] | None = None  # of a "step": (N, H) from which the next call starts

@@ -53,9 +53,7 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
     prepacked = int(configuration == "prepacked weights")
     if case.kind == "training":
         dy = shapes.gradient(case).swapaxes(0, 1).copy()
-        return training(
-            case, library, library.trainer_new(*sizes[1:], *pointers, dy.ctypes.data_as(floats), prepacked)
-        )
+        return training(case, library, library.trainer_new(*sizes[1:], *pointers, dy.ctypes.data_as(floats), prepacked))
     gru = library.gru_new(*sizes, *pointers, prepacked)
     if not gru:
         raise RuntimeError("oneDNN has no such GRU")
