@@ -29,6 +29,11 @@ def command(*arguments: str | os.PathLike[str]) -> int:
     return main([os.fspath(a) for a in arguments])
 
 
+def needs_onnx(file: Path) -> None:
+    if file.suffix == ".onnx":
+        pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
+
+
 class TestInfo:
     def test_keras(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert command("info", TEXT) == 0
@@ -51,6 +56,7 @@ class TestInfo:
 
     @pytest.mark.parametrize("file", FILES, ids=lambda p: p.name)
     def test_every_golden_file(self, file: Path) -> None:
+        needs_onnx(file)
         assert command("info", file) == 0
 
 
@@ -64,6 +70,7 @@ class TestConvert:
     def test_verified(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if file.name == "torch_tensors.pt":
             pytest.skip("it holds a complex128 tensor, which safetensors has no type for")
+        needs_onnx(file)
         assert command("convert", file, tmp_path / "m.safetensors", "--verify") == 0
         assert "equal" in capsys.readouterr().out
         assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

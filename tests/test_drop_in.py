@@ -20,6 +20,11 @@ GOLDEN = Path(__file__).parent / "golden"
 HALF = {"k3_mixed_float16": 4e-3, "tfk_mixed_float16": 4e-3, "k3_bfloat16": 3e-2, "k3_h5_bfloat16": 3e-2}
 
 
+def needs_onnx(file: Path) -> None:
+    if file.suffix == ".onnx":
+        pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
+
+
 def golden_models() -> list[tuple[Path, Path]]:
     """(model, expected) for every golden file that records outputs."""
     pairs = []
@@ -96,6 +101,7 @@ def check(path: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("pair", golden_models(), ids=lambda p: p[0].name)
 def test_golden(pair: tuple[Path, Path]) -> None:
+    needs_onnx(pair[0])
     check(*pair)
 
 
@@ -106,6 +112,7 @@ def test_shared(names: tuple[str, str], shared: Path) -> None:
 
 @pytest.mark.parametrize("pair", golden_models(), ids=lambda p: p[0].name)
 def test_golden_from_the_shell(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    needs_onnx(pair[0])
     check_shell(*pair, tmp_path)
 
 

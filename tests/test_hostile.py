@@ -163,12 +163,15 @@ def test_configs_of_any_json(data: st.DataObject) -> None:
 
 AUDIT = r"""
 import sys, warnings
+from importlib.util import find_spec
 from pathlib import Path
 import fastgru.formats as formats
 
 golden, hostile = Path(sys.argv[1]), Path(sys.argv[2])
 files = [p for p in sorted([*golden.iterdir(), *(golden / "refused").iterdir(), *hostile.iterdir()])
          if p.is_file() and p.suffix != ".npz"]
+if find_spec("onnx") is None:     # each .onnx would look for it, and say that it is not here
+    files = [p for p in files if p.suffix != ".onnx"]
 
 def read_all():
     for path in files:

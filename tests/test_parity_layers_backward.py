@@ -307,9 +307,9 @@ def test_keras_gru(case: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["none", "middle"])
 def test_keras_recurrent_dropout(kind: str, dropout: float, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras' own layer with the masks that were drawn here."""
+    k = framework("keras")
     import tensorflow as tf
 
-    k = framework("keras")
     options = {"reset_after": after, "dropout": dropout, "recurrent_dropout": 0.3, "return_sequences": True}
     x, mask = sequences(1, kind), mask_of(kind)
     ours, theirs = layers.GRU(5, **options), k.layers.GRU(5, **options)
