@@ -49,6 +49,8 @@ def measure_random(
     threads, found = len(worker.processors), []
     listed = {shapes.Case(**row["case"]): row for row in rows if row["threads"] == threads and row["share"]}
     for case in shapes.random_cases():
+        if not any(other.kind == case.kind for other in listed):
+            continue
         near = shapes.nearest(case, listed)
         repeats, why = engines.prepare(worker, "random", case)
         limit_ms: list[float] = []
