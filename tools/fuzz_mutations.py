@@ -239,10 +239,11 @@ def zip_members(inside: Callable[[str, bytes], Mutation]) -> Mutation:
             elif kind == 3:
                 contents[i] = (name, rng.choice(contents)[1])
             elif kind == 4:
-                contents[i] = (
-                    name,
-                    rng.choice((b"", data[: len(data) // 2], data + data, bytes(rng.choice(EDGES[:14])))),
-                )
+                zeros = bytes(rng.choice(EDGES[:14]))
+                contents[i] = (name, rng.choice((b"", data[: len(data) // 2], data + data, zeros)))
+            elif kind == 5 and rng.random() < 0.1:  # a bomb
+                contents[i] = (name, data + bytes(rng.choice((1 << 20, 1 << 23, 1 << 25))))
+                return pack(contents, zipfile.ZIP_DEFLATED)
             else:
                 contents[i] = (name, inside(name, data)(rng, data))
         return pack(contents, zipfile.ZIP_DEFLATED if rng.random() < 0.2 else zipfile.ZIP_STORED)

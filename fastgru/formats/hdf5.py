@@ -37,7 +37,7 @@ class _File(ByteFile):
 
     def __init__(self, data: memoryview) -> None:
         # pyfive reads headers alone, each a few times: it never needs the file over and over
-        super().__init__(data, most_bytes=2 * len(data) + LIMITS.slack // 2)
+        super().__init__(data, most_bytes=4 * len(data) + LIMITS.slack)
         self.heaps = GlobalHeaps(data)
 
 

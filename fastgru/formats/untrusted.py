@@ -38,7 +38,7 @@ class Limits:
     """
 
     inflation: int = 64
-    slack: int = 64 * MIB
+    slack: int = 2 * MIB
     json_bytes: int = 64 * MIB
     zip_members: int = 100_000
     tensors: int = 200_000

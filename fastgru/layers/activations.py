@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import ops
 from .._core.isa import check_activation
-from ..formats.untrusted import FormatError
 from .base import NEWEST, Array, Dialect, Layer, as_float32, expect_shape
 from .slopes import Trained, softmax_back, with_slope
 from .training_step import Back, LogitGradient, TrainingStep, sum_to
@@ -378,5 +377,5 @@ def _number(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise FormatError(f"expected a number, found {value!r}")
+        raise ValueError(f"expected a number, found {value!r}")
     return float(value)
