@@ -96,7 +96,10 @@ class Guard:
             sys.addaudithook(_audit)
             _Watch.installed = True
         signal.signal(signal.SIGPROF, _alarm)
-        self._count_always = not _limit_address_space(TIMES_HONEST * honest + OBJECTS + MARGIN)
+        # the sanitizer keeps what is freed, and its shadow is larger than any limit: it looks for other faults
+        self._sanitized = "asan" in os.environ.get("LD_PRELOAD", "")
+        if not self._sanitized:
+            _limit_address_space(TIMES_HONEST * honest + OBJECTS + MARGIN)
         self.start()
 
     def judge(self, data: bytes, count: bool = False) -> Verdict:
@@ -104,8 +107,9 @@ class Guard:
         most = TIMES_HONEST * max(self._honest, len(data)) + OBJECTS
         before = _largest()
         finding, accepted, seconds = self._run(data)
-        peak = _largest() - before  # all that C code took as well, where the process was never larger
-        if not finding and (count or self._count_always or peak):
+        # what C code took is in it as well, where the process was never larger
+        peak = 0 if self._sanitized else _largest() - before
+        if not finding and (count or peak):
             tracemalloc.start()
             try:
                 finding, _, _ = self._run(data)
@@ -123,7 +127,7 @@ class Guard:
     @property
     def grown(self) -> bool:
         """Whether the process is so much larger than at `start` that it could hide an allocation: end it."""
-        return _largest() - self._usual > TIMES_HONEST * self._honest + OBJECTS
+        return not self._sanitized and _largest() - self._usual > TIMES_HONEST * self._honest + OBJECTS
 
     def _run(self, data: bytes) -> tuple[str, bool, float]:
         """Return (finding, whether the file was accepted, seconds)."""
@@ -156,15 +160,13 @@ def _largest() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-def _limit_address_space(more: int) -> bool:
-    """Let the process grow by `more` bytes from here; return whether that holds."""
+def _limit_address_space(more: int) -> None:
+    """Let the process grow by `more` bytes from here, where the system tells how large it is."""
     statm = "/proc/self/statm"
-    if "asan" in os.environ.get("LD_PRELOAD", "") or not os.path.exists(statm):
-        return False  # the sanitizer's shadow memory is larger than any limit
-    with open(statm) as file:
-        size = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return True
+    if os.path.exists(statm):
+        with open(statm) as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _disarm() -> None:
