@@ -18,7 +18,8 @@ from . import demo, formats, loading, nn, tables
 from .convert import command as convert_command
 from .formats import FormatError, ModelFile
 from .layers.base import Array, Shape
-from .models import Model, OnnxModel
+from .models import Model
+from .models.onnx import OnnxModel
 
 _ROWS = 1024
 

@@ -164,7 +164,9 @@ def _recurrent(file: ModelFile, prefix: str | None) -> nn.GRU | nn.GRUCell:
         )
     if prefix is None:
         if len(grus) > 1:
-            raise FormatError(f"{file.path}: expected one GRU, found {len(grus)}: {listed}; choose one by prefix=")
+            raise FormatError(
+                f"{file.path}: expected one GRU, found {len(grus)}: {listed}; choose one by prefix= (--prefix)"
+            )
         prefix = next(iter(grus))
     elif prefix and not prefix.endswith("."):
         prefix += "."

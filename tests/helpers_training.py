@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from helpers_gradients import STEP
 
 from fastgru.layers import Layer, SparseRows, TrainingStep
 
 Array = np.ndarray
-STEP = 1e-5  # of central differences in float64
 
 
 def weight_gradients(layer: Layer, step: TrainingStep) -> list[Array | None]:
@@ -33,19 +33,6 @@ def upstream(y: Any, seed: int = 7) -> Any:
     if isinstance(y, list):
         return [rng.standard_normal(v.shape).astype(np.float32) for v in y]
     return rng.standard_normal(y.shape).astype(np.float32)
-
-
-def differences(loss: Callable[[], float], a: Array) -> Array:
-    """The gradient of a loss by every element of ``a``, which the loss reads."""
-    gradient = np.zeros_like(a)
-    for i in np.ndindex(a.shape):
-        kept = a[i]
-        a[i] = kept + STEP
-        up = loss()
-        a[i] = kept - STEP
-        gradient[i] = (up - loss()) / (2 * STEP)
-        a[i] = kept
-    return gradient
 
 
 def assert_derivative(found: Array, loss: Callable[[], float], a: Array, what: str, atol: float) -> None:

@@ -82,6 +82,26 @@ class TestTargets:
                 np.array_equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype for key in found
             )
 
+    def test_what_a_state_dict_holds_beside_the_gru_is_named(self, tmp_path: Path) -> None:
+        gru = nn.GRU(3, 4)
+        more = {"encoder.weight": normal(5, 3), "decoder.bias": normal(2)}
+        write_pytorch(tmp_path / "all.pt", {**{f"rnn.{k}": v for k, v in gru.state_dict().items()}, **more})
+        for prefix in (None, "rnn", "rnn."):
+            for target in ("m.safetensors", "m.onnx") if prefix is None else ("m.pt",):
+                pytest.importorskip("onnx" if target == "m.onnx" else "numpy", reason="it writes this format")
+                report = convert(tmp_path / "all.pt", tmp_path / target, prefix=prefix)
+                named = [note for note in report.notes if note.startswith("left out")]
+                whole = prefix is None and target != "m.onnx"  # a state_dict that stays one keeps everything
+                assert len(named) == (not whole) and all("encoder.weight, decoder.bias" in note for note in named)
+
+    def test_opset_belongs_to_onnx(self, tmp_path: Path) -> None:
+        with pytest.raises(FormatError, match="opset: expected none"):
+            convert(TEXT, tmp_path / "m.pt", opset=17)
+
+    def test_modules_that_only_pytorch_could_run_are_named(self, tmp_path: Path) -> None:
+        report = convert(TEXT, tmp_path / "m.pt", verify=True)
+        assert any("by their weights alone" in note and "embedding" in note for note in report.notes)
+
     def test_one_gru_out_of_a_state_dict(self, tmp_path: Path) -> None:
         source = GOLDEN / "torch_cell.pt"
         for name in ("m.pt", "m.safetensors"):

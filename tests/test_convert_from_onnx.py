@@ -15,7 +15,8 @@ from fastgru.convert.from_onnx import as_layers
 from fastgru.convert.to_onnx import onnx_model
 from fastgru.formats import FormatError, read_bytes
 from fastgru.loading import from_file, load
-from fastgru.models import Model, OnnxModel, Sequential, walk
+from fastgru.models import Model, Sequential, walk
+from fastgru.models.onnx import OnnxModel
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
 

@@ -16,7 +16,8 @@ from fastgru.formats import FormatError, read_bytes
 from fastgru.graph import Graph, Node, Ref
 from fastgru.layers.operations import Operation
 from fastgru.loading import from_file, load
-from fastgru.models import Model, OnnxModel, Sequential
+from fastgru.models import Model, Sequential
+from fastgru.models.onnx import OnnxModel
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
 

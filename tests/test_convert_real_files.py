@@ -5,27 +5,15 @@ Apart from the parity cases, which may not be skipped: the files are not part of
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers_parity import framework
 
 from fastgru.convert import convert
 from fastgru.formats import FormatError
-
-
-def framework(name: str) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{name} is not installed here ({error}); .ci/run installs it")
 
 
 def assert_close(found: list[Any], expected: list[Any], atol: float = 2e-6) -> None:

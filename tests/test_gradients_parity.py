@@ -5,7 +5,6 @@ The frameworks compute in float64, from our float32 weights. FASTGRU_PARITY=full
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -22,6 +21,7 @@ from helpers_gradients import (
     nearest_kink,
     upstream,
 )
+from helpers_parity import framework
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -30,18 +30,6 @@ from fastgru import gates, ops
 TIMES = 10 if os.environ.get("FASTGRU_PARITY") == "full" else 1
 SETTINGS = settings(deadline=None, derandomize=True, print_blob=False)
 FAR = 1e-5  # from a kink, for float32 to stand on the same side of it
-
-
-def framework(name: str) -> Any:
-    """A framework, or a skip that says it is missing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{name} is not installed here ({error}): pip install 'fastgru[parity]'")
 
 
 # --- PyTorch ---------------------------------------------------------------------------------------------------------

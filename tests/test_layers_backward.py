@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_gradients import differences
 from helpers_layers import MASKS, mask_of, run
-from helpers_training import assert_derivative, assert_gradient, differences, upstream, weight_gradients
+from helpers_training import assert_derivative, assert_gradient, upstream, weight_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

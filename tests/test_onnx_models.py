@@ -13,7 +13,8 @@ from fastgru import formats, ops
 from fastgru.cli import main
 from fastgru.graph import sample_inputs
 from fastgru.layers.onnx_gru import GRU
-from fastgru.models import Model, OnnxModel
+from fastgru.models import Model
+from fastgru.models.onnx import OnnxModel
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
 helper, FLOAT, INT64 = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers_parity import framework
 
 from fastgru import nn
 from fastgru.convert import convert
@@ -20,17 +19,6 @@ GOLDEN = Path(__file__).parent / "golden"
 KERAS_FILES = sorted(p for p in GOLDEN.iterdir() if p.suffix in (".keras", ".h5"))
 TORCH_FILES = sorted(p for p in GOLDEN.iterdir() if p.name.startswith("torch_") and p.suffix != ".npz")
 HALF = "mixed_float16", "bfloat16"
-
-
-def framework(name: str) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{name} is not installed here ({error}); .ci/run installs it")
 
 
 def numbered(expected: Any, letter: str) -> list[np.ndarray]:

@@ -5,7 +5,6 @@ By default the cases cover every pair of settings; FASTGRU_PARITY=full runs the 
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_parity import framework
 
 from fastgru.loading import load
 
@@ -103,18 +103,6 @@ CASES = (
 
 def label(case: dict[str, Any]) -> str:
     return "-".join(name if value is True else str(value) for name, value in case.items() if value is not False)
-
-
-def framework(name: str) -> Any:
-    """The framework, or a skip that says it is missing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{name} is not installed here ({error}); .ci/run installs it")
 
 
 def mask_of(kind: str) -> np.ndarray:

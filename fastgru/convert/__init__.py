@@ -14,7 +14,8 @@ from typing import Any
 from .. import formats, loading, nn, tables
 from ..formats import FormatError, ModelFile
 from ..formats.replacing import take_place
-from ..models import Model, OnnxModel
+from ..models import Model
+from ..models.onnx import OnnxModel
 from .from_onnx import as_layers
 from .report import Mismatch, Report
 from .targets import TARGETS, target_format, write
@@ -23,6 +24,7 @@ from .verify import verify as verify_target
 __all__ = ["TARGETS", "Mismatch", "Report", "convert"]
 
 Path = str | os.PathLike[str]
+_OPSET = 17
 
 
 def convert(
@@ -33,7 +35,7 @@ def convert(
     prefix: str | None = None,
     config: Path | Mapping[str, Any] | None = None,
     verify: bool = False,
-    opset: int = 17,
+    opset: int | None = None,
 ) -> Report:
     """Convert a model file.
 
@@ -54,7 +56,7 @@ def convert(
         Read the target back and compare it with the source, layer by layer, on random and edge inputs; then run the
         frameworks of both sides, where they are installed. The target takes its name only if all agree.
     opset
-        Of an ONNX target.
+        Of an ONNX target: from 17, the default, to the newest that the onnx package knows.
 
     Returns
     -------
@@ -72,22 +74,27 @@ def convert(
     """
     path = os.fspath(target)
     kind = target_format(path, to)
-    if os.path.exists(path) and os.path.samefile(os.fspath(source), path):
-        raise FormatError(f"{path}: expected another file than {os.fspath(source)}, which is read")
+    read = [os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))]
+    for given in read if os.path.exists(path) else ():
+        if os.path.exists(given) and os.path.samefile(given, path):
+            raise FormatError(f"{path}: expected another file than {given}, which is read")
+    if opset is not None and kind != "onnx":
+        raise FormatError(f"{path}: opset: expected none for a target that is no ONNX file, found {opset}")
     file = formats.read(source) if config is None else formats.read(source, config)
     model = _model(file, kind, prefix)
     if kind == "fastgru" and not isinstance(model, Model):
         kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
     report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
+    report.notes += _left_out(file, model, prefix)
     if not verify:
         with tables.told_of(path):
-            write(kind, path, model, report, opset)
+            write(kind, path, model, report, opset or _OPSET)
         return report
     real = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(real), f".{secrets.token_hex(6)}.{os.path.basename(path)}")
     try:
         with tables.told_of(path):
-            write(kind, temporary, model, report, opset)
+            write(kind, temporary, model, report, opset or _OPSET)
         verify_target(kind, temporary, file, model, report)
         take_place(temporary, real)
     except FormatError as error:
@@ -97,6 +104,18 @@ def convert(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return report
+
+
+def _left_out(file: ModelFile, model: Model | nn.GRU | nn.GRUCell | ModelFile, prefix: str | None) -> list[str]:
+    """A note on what a state_dict holds beside the GRU that was taken out of it."""
+    if not isinstance(model, (nn.GRU, nn.GRUCell)):
+        return []
+    lead = next(iter(loading.find_grus(file.tensors))) if prefix is None else prefix
+    lead += "." if lead and not lead.endswith(".") else ""
+    kept = {lead + name for name in model.state_dict()}
+    left = [name for name in file.tensors if name not in kept]
+    shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+    return [f"left out, since only the GRU was taken: {shown}"] if left else []
 
 
 def _model(file: ModelFile, kind: str, prefix: str | None) -> Model | nn.GRU | nn.GRUCell | ModelFile:

@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--config", metavar="JSON", help=CONFIG_HELP)
     parser.add_argument("--verify", action="store_true", help="read it back and compare, in the frameworks too")
     parser.add_argument("--report", metavar="OUT.json", help="write what was done and found as JSON")
-    parser.add_argument("--opset", type=int, default=17, help="of an ONNX target (default 17)")
+    parser.add_argument("--opset", type=int, help="of an ONNX target: 17 (the default) or newer")
     parser.set_defaults(run=_run)
 
 

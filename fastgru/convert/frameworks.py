@@ -26,6 +26,7 @@ from .to_pytorch import Module, modules
 __all__ = ["Torch", "check_source", "check_target", "rows_of"]
 
 MISSING = "not installed"
+_SAFE_TORCH = (2, 10)  # CVE-2025-32434, CVE-2026-24747
 Predict = Callable[[list[Array]], list[Array]]
 Loaded = tuple[str, Predict]
 Source = Model | nn.GRU | nn.GRUCell
@@ -141,6 +142,9 @@ def _torch_source(file: ModelFile, model: Source | ModelFile, report: Report) ->
         run.status = MISSING
         return
     run.version = str(torch.__version__)
+    if tuple(int(n) for n in run.version.split(".")[:2]) < _SAFE_TORCH:
+        run.status = "not run: torch.load before 2.10 can be made to run code, weights_only or not"
+        return
     try:
         loaded = {} if file.format == "pytorch-safetensors" else _flat(torch.load(file.path, "cpu", weights_only=True))
     except Exception as failure:  # a module or a checkpoint with more than tensors in it needs code to be run

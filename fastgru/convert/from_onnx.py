@@ -18,7 +18,8 @@ from ..graph.plan import Node, Ref
 from ..layers import onnx_gru
 from ..layers.base import Array, as_float32
 from ..layers.onnx_node import OnnxNode
-from ..models import OnnxModel, Sequential
+from ..models import Sequential
+from ..models.onnx import OnnxModel
 from .from_onnx_gru import halves
 
 __all__ = ["as_layers"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..formats.untrusted import FormatError
-from ..models import OnnxModel
+from ..models.onnx import OnnxModel
 
 if TYPE_CHECKING:
     import onnx

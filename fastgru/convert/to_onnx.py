@@ -20,7 +20,8 @@ from ..layers.bidirectional import Bidirectional
 from ..layers.core import Dense, Embedding, Identity, Masking, TimeDistributed
 from ..layers.operations import Operation
 from ..layers.recurrent import RNN
-from ..models import Model, OnnxModel
+from ..models import Model
+from ..models.onnx import OnnxModel
 from .onnx_builder import Builder, Sizes, Value
 from .onnx_graph import declared, run
 from .onnx_rebuilt import rebuilt

@@ -56,6 +56,8 @@ def compare_modules(model: Model, copy: ModelFile, made: list[Case], report: Rep
                                 comparison.add(a, b)
         report.inputs.append(outputs)
     report.layers = [errors[name] for name in (theirs or own)]
+    if rest := [part.name for part in parts if not theirs and part.name not in own]:
+        report.notes.append(f"by their weights alone, since PyTorch is not installed: {', '.join(rest)}")
     if torch:
         torch.done(beside)
     report.expect([*report.layers, *report.inputs, beside])

@@ -2,7 +2,6 @@
 
 from .functional import Functional, GraphReader
 from .inputs import input_arrays, input_masks
-from .onnx_graph import read_onnx_graph
 from .plan import Graph, Node, Ref, chain, leaves
 from .samples import sample_inputs
 from .training import learns, train, untrainable
@@ -18,7 +17,6 @@ __all__ = [
     "input_masks",
     "learns",
     "leaves",
-    "read_onnx_graph",
     "sample_inputs",
     "train",
     "untrainable",

@@ -1,26 +1,21 @@
-"""Sequential and Model: what Keras calls a model, scored by `predict`."""
+"""A graph of layers: predict, train, save, summary."""
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import formats
-from .formats import FormatError, ModelFile
-from .graph import Graph, GraphReader, chain, input_arrays, input_masks, learns, read_onnx_graph, train, untrainable
-from .layers.base import NEWEST, Array, Dialect, Layer, Shape
-from .layers.core import Input
-from .layers.ignored import ignored
-from .layers.onnx_input import OnnxInput, onnx_inputs
-from .layers.reader import Reader
-from .layers.training_step import Back, TrainingStep
-from .streaming import ModelStream
+from .. import formats
+from ..formats import ModelFile
+from ..graph import Graph, input_arrays, input_masks, learns, train, untrainable
+from ..layers.base import NEWEST, Array, Layer, Shape
+from ..layers.core import Input
+from ..layers.training_step import Back, TrainingStep
+from ..streaming import ModelStream
 
 #: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
 _CHUNK_ROWS, _CHUNK_ELEMENTS = 1024, 1 << 20
@@ -68,31 +63,9 @@ class Model(Layer):
         FormatError
             For a layer that is not supported, missing or contradictory weights.
         """
-        if file.config is None:
-            raise FormatError(f"{file.path}: expected a model with a config, found only tensors")
-        if file.config.get("class_name") == OnnxModel.CLASS:
-            return OnnxModel.from_onnx(file)
-        reader = Reader(Dialect.of(file.version), file.path, _read_model)
-        try:
-            model = reader.layer(file.config)
-        except RecursionError as error:
-            raise FormatError(f"{file.path}: expected a config of usual depth, found endless nesting") from error
-        if not isinstance(model, Model):
-            raise FormatError(
-                f"{file.path}: expected a Sequential or Functional model, found {file.config.get('class_name')!r}"
-            )
-        mapped = _mapping(file)
-        for name, layer in model._layers.items():
-            layer.load(file.tensors, name, file.path)
-            if mapped is not None and hasattr(mapped, "madvise"):
-                # The packed weights are what scoring reads: the file's pages may leave memory,
-                # and come back by themselves when somebody asks for the weights.
-                mapped.madvise(mmap.MADV_DONTNEED)
-        model.ready = True
-        model._entry = {key: file.config[key] for key in ("class_name", "config")}
-        model.format, model.version = file.format, file.version
-        model.notes = (*file.notes, *(n for n in ignored(file.config["config"]) if n not in file.notes))
-        return model
+        from .reading import read_model_file
+
+        return read_model_file(file)
 
     # -- layers and weights ----------------------------------------------------------------
 
@@ -337,158 +310,6 @@ class Model(Layer):
         return f"{len(self._layers)} layers"
 
 
-class Sequential(Model):
-    """Layers one after the other.
-
-    Parameters
-    ----------
-    layers
-        Layers, or `layers.Input` first to say the shape. More come by `add`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastgru import layers
-    >>> model = Sequential([layers.GRU(8, return_sequences=True), layers.Dense(1)])
-    >>> model.predict(np.zeros((2, 5, 3))).shape
-    (2, 5, 1)
-    """
-
-    def __init__(self, layers: Sequence[Layer] = (), name: str | None = None) -> None:
-        super().__init__(chain([]), {}, [Input(name="input")], ["input"], None, name or "sequential")
-        for layer in layers:
-            self.add(layer)
-
-    def add(self, layer: Layer) -> None:
-        """Append a layer; one without a name gets its class's, numbered."""
-        if not isinstance(layer, Layer):
-            raise TypeError(f"add: expected a layer, found {type(layer).__name__}")
-        if isinstance(layer, Input):
-            if self._layers:
-                raise ValueError("add: expected Input as the first layer")
-            layer.name = layer.name or "input"
-            self.inputs = (layer,)
-            return
-        base = _snake_case(layer.class_name())
-        if not layer.name:
-            taken = sum(1 for known in self._layers if re.fullmatch(rf"{base}(_\d+)?", known))
-            layer.name = f"{base}_{taken}" if taken else base
-        if layer.name in self._layers:
-            raise ValueError(f"add: expected layer names that differ, found {layer.name!r} twice")
-        self._layers[layer.name] = layer
-        self.graph = chain(list(self._layers.values()))
-        self.output_names = (layer.name,)
-        self.inputs[0].exact = True
-        self._one_batch = None
-
-    def get_config(self) -> dict[str, Any]:
-        entries = [
-            {"class_name": layer.class_name(), "config": {**layer.get_config(), **_frozen(layer)}}
-            for layer in [self.inputs[0], *self._layers.values()]
-            if not (isinstance(layer, Input) and layer.shape is None)
-        ]
-        return {"name": self.name, "layers": entries} if self._entry is None else super().get_config()
-
-    def class_name(self) -> str:
-        return "Sequential"
-
-
-class OnnxModel(Model):
-    """The graph of an ONNX file. Always run whole: no axis is known to be the batch."""
-
-    CLASS = "OnnxGraph"
-    _ends: tuple[OnnxInput, ...] = ()
-    _tensors: dict[str, Array] = {}
-
-    @classmethod
-    def from_onnx(cls, file: ModelFile) -> OnnxModel:
-        """The model that an ONNX file, or one of our own made from it, holds."""
-        config = (file.config or {}).get("config")
-        if not isinstance(config, Mapping):
-            raise FormatError(f"{file.path}: expected the config of an ONNX graph, found {str(config)[:80]}")
-        read = read_onnx_graph(config, file.tensors, file.path)
-        model = cls(read.graph, read.layers, read.inputs, read.output_names, name=str(config.get("name") or "onnx"))
-        model._ends = read.inputs
-        model._tensors = dict(file.tensors)
-        model._entry = {"class_name": cls.CLASS, "config": config}
-        model.format, model.version, model.notes = file.format, file.version, file.notes
-        model._one_batch = model.ready = True
-        return model
-
-    def predict(
-        self,
-        x: Any,
-        lengths: Any = None,
-        mask: Any = None,
-        batch_size: int | None = None,
-        num_threads: int | None = None,
-        verbose: bool | int = 0,
-    ) -> Any:
-        """Run the graph on ``x``: an array, a list in the file's order, or a dict by input name.
-
-        Returns one array, or a list of them in the file's order: floats as float32, whole numbers and booleans as
-        they are. ``batch_size`` is not used. Graphs that know padding take it as an input of their own, so
-        ``lengths`` and ``mask`` raise ValueError.
-        """
-        if lengths is not None or mask is not None:
-            raise ValueError(f"lengths, mask: expected None; an ONNX graph takes what its inputs are: {self._names()}")
-        inputs = onnx_inputs(x, self._ends)
-        outputs, _ = self.graph.run(inputs, [None] * len(inputs), num_threads)
-        return self._finish([_own(y, [*inputs, *outputs[:i]]) for i, y in enumerate(outputs)])
-
-    def _names(self) -> list[str]:
-        return [end.name for end in self.inputs]
-
-    def all_tensors(self) -> dict[str, Array]:
-        return self._tensors
-
-    def count_params(self) -> int:
-        """The number of floats among the file's constants."""
-        return sum(int(v.size) for v in self._tensors.values() if v.dtype.kind == "f")
-
-
-def _frozen(layer: Layer) -> dict[str, Any]:
-    """What a config says of a layer that training leaves alone."""
-    return {} if layer.trainable else {"trainable": False}
-
-
-def _read_model(entry: Mapping[str, Any], reader: Reader) -> Model:
-    """The (perhaps nested) model of one config entry."""
-    config = entry["config"]
-    if isinstance(config, list):  # Keras ≤ 2.1
-        config = {"name": entry.get("name"), "layers": config}
-    name = str(config.get("name") or entry.get("name") or "model")
-    if entry["class_name"] == "Sequential":
-        model: Model = _read_sequential(config, name, reader)
-    else:
-        read = GraphReader(config, name, reader).read()
-        model = Model(read.graph, read.layers, read.inputs, read.output_names, read.output_keys, name)
-    model._entry = {"class_name": entry["class_name"], "config": entry["config"]}
-    return model
-
-
-def _read_sequential(config: Mapping[str, Any], name: str, reader: Reader) -> Sequential:
-    entries = config.get("layers")
-    if not isinstance(entries, list) or not entries:
-        raise FormatError(f"{reader.path}: model {name!r}: expected a list of layers, found none")
-    model = Sequential(name=name)
-    for entry in entries:
-        layer = reader.layer(entry)
-        if not layer.name:
-            layer.name = str(entry.get("name") or "")
-        try:
-            model.add(layer)
-        except ValueError as error:
-            raise FormatError(f"{reader.path}: model {name!r}: {error}") from error
-        shape = entry["config"].get("batch_input_shape") if len(model._layers) == 1 else None
-        if shape and model.inputs[0].shape is None and not isinstance(entry["config"], list):
-            # Keras 2 Sequentials carry the input's shape in their first layer. The dtype there
-            # is the layer's, not the input's.
-            model.inputs = (Input(shape[1:], "float32", "input"),)
-            model.inputs[0].exact = True
-    return model
-
-
 def walk(model: Model) -> Iterator[Layer]:
     """Every layer of a model, those inside others included."""
     stack: list[Layer] = list(model.layers)
@@ -505,28 +326,11 @@ def _indented(model: Model, depth: int = 0) -> Iterator[tuple[int, Layer]]:
             yield from _indented(layer, depth + 1)
 
 
-def _mapping(file: ModelFile) -> mmap.mmap | None:
-    """The memory map that the tensors of a file view, if they do."""
-    for tensor in file.tensors.values():
-        base: Any = tensor
-        while base is not None:
-            if isinstance(base, mmap.mmap):
-                return base
-            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
-    return None
-
-
 def _result(y: Any, inputs: list[Array]) -> Array:
     """float32, never the caller's own array."""
     if any(y is v or y.base is not None for v in inputs):
         return np.array(y, np.float32)
     return np.asarray(y, np.float32)
-
-
-def _own(y: Array, others: list[Array]) -> Array:
-    """An array that shares memory with nothing else, and can be written to."""
-    shared = not (y.flags.writeable and y.flags.c_contiguous) or any(np.may_share_memory(y, v) for v in others)
-    return np.array(y, order="C") if shared else y
 
 
 def _progress(steps: range, verbose: bool | int) -> Any:
@@ -535,8 +339,3 @@ def _progress(steps: range, verbose: bool | int) -> Any:
     from tqdm import tqdm
 
     return tqdm(steps, unit="batch")
-
-
-def _snake_case(name: str) -> str:
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
