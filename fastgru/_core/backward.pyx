@@ -16,8 +16,6 @@ from fastgru._core.table cimport (
     FG_KC,
     fg_backward_scratch,
     fg_gru_backward,
-    fg_linear,
-    fg_linear_scratch,
     fg_outer_scratch,
     fg_table,
 )
@@ -31,13 +29,11 @@ cnp.import_array()
 cdef struct Back:
     Job job                        # y points at the forward pass's y, cache at what it kept
     const fg_gru_backward *gru
-    const fg_linear *input         # [da_n da_r da_z] (3H) -> dx (I)
     const float *dy
     const float *dh_n              # (N, H)
     float *dx                      # strides of its own, as x has
     float *dh0                     # (N, H)
     int64_t dy_row, dy_time, dx_row, dx_time
-    int64_t longest                # steps of the longest row
     int64_t workspace
 
 
@@ -55,17 +51,13 @@ cdef inline const float *state_before(const Job *j, int64_t row, int64_t step, i
     return j.h0 + row * j.h0_row if j.h0 != NULL else zeros
 
 
-cdef inline int64_t back_scratch(int64_t W, int64_t H) noexcept nogil:
-    return round_up(max(fg_backward_scratch(W, H), fg_linear_scratch(W, 3 * H)), 16)
-
-
 cdef void back_rows(const Back *b, int64_t first, int64_t stride, int64_t count, float *workspace) noexcept nogil:
     """Rows order[first], order[first + stride], ... from their last step to their first; slots as in run_rows."""
     cdef const Job *j = &b.job
-    cdef int64_t H = b.gru.hidden_size, I = b.input.vecs * j.table.width, W = j.table.width
+    cdef int64_t H = b.gru.hidden_size, W = j.table.width
     cdef int64_t padded = round_up(round_up(H, W), 16)
     cdef float *scratch = workspace
-    cdef float *zeros = scratch + back_scratch(W, H)
+    cdef float *zeros = scratch + round_up(fg_backward_scratch(W, H), 16)
     cdef float *dh = zeros + round_up(H, 16)                     # (slots, padded)
     cdef float *cache[FG_MAX_ROWS]
     cdef const float *dy[FG_MAX_ROWS]
@@ -100,11 +92,8 @@ cdef void back_rows(const Back *b, int64_t first, int64_t stride, int64_t count,
             h[i] = state_before(j, row[i], step[i], length[i], zeros)
             if b.dy != NULL:
                 dy[i] = b.dy + at(j, row[i], t, b.dy_row, b.dy_time)
-            if b.dx != NULL:
-                dx[i] = b.dx + at(j, row[i], t, b.dx_row, b.dx_time)
-        j.table.gru_step_backward(dh, padded, cache, dy if b.dy != NULL else NULL, h, b.gru, active, scratch)
-        if b.dx != NULL:
-            j.table.linear(dx, <const float **>cache, b.input, b.job.gru.input_size, active, scratch)
+            dx[i] = b.dx + at(j, row[i], t, b.dx_row, b.dx_time)
+        j.table.gru_step_backward(dh, padded, dx, cache, dy if b.dy != NULL else NULL, h, b.gru, active, scratch)
         i = 0
         while i < active:
             if step[i] > 0:
@@ -143,7 +132,7 @@ cdef struct Weight:
 cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t count, float *scratch) noexcept nogil:
     """Rows first ... first + count of one weight's gradient, over every valid step in one order."""
     cdef const Job *j = &b.job
-    cdef int64_t H = b.gru.hidden_size, terms = 0, row, step, place, length
+    cdef int64_t H = b.gru.hidden_size, terms = 0, row, step, length
     cdef const float *a[FG_KC]
     cdef const float *operand[FG_KC]
     cdef float *kept
@@ -152,12 +141,9 @@ cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t cou
         return
     memset(zeros, 0, H * sizeof(float))
     scratch += round_up(H, 16)
-    for step in range(b.longest):
-        for place in range(j.rows):
-            row = j.order[place] if j.order != NULL else place
-            length = length_of(j, row)
-            if step >= length:
-                break                      # longest first: none of the others has this step
+    for row in range(j.rows):              # a row's steps stand beside each other
+        length = length_of(j, row)
+        for step in range(length):
             kept = cache_at(j, row, step)
             a[terms] = kept + w.column + first
             if w.operand == INPUT:
@@ -205,7 +191,6 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     cdef Back b
     cdef Weight w[3]
     cdef fg_gru_backward g
-    cdef fg_linear input_map
     cdef cnp.ndarray xs = x, ys = y, dys, dxs, hs
     cdef int batch = 1 if time_major else 0, n = 2
     cdef int64_t H = packed.gru.hidden_size, I = packed.gru.input_size, W = packed.table.width
@@ -259,7 +244,7 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
 
     # the transposes, packed: dh from the gates, and dx from [da_n da_r da_z]
     cdef bint after = packed.gru.reset_after
-    g.reset_after, g.hidden_size = after, H
+    g.reset_after, g.input_size, g.hidden_size = after, I, H
     g.activation, g.recurrent_activation = packed.gru.activation, packed.gru.recurrent_activation
     hidden, inputs = padded_range(H, W), padded_range(I, W)
     recurrent = [pack_panels(part, hidden, W) for part in recurrent_parts]
@@ -267,10 +252,10 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
         g.h[k].inputs, g.h[k].vecs = recurrent_parts[k].shape[1], len(hidden) // W
         g.h[k].weight, g.h[k].start = <const float *>cnp.PyArray_DATA(strided(recurrent[k])), NULL
     input_weight, no_bias = pack_panels(input_part, inputs, W), np.zeros(len(inputs), np.float32)
-    input_map.inputs, input_map.vecs = 3 * H, len(inputs) // W
-    input_map.weight = <const float *>cnp.PyArray_DATA(strided(input_weight))
-    input_map.start = <const float *>cnp.PyArray_DATA(strided(no_bias))
-    b.gru, b.input = &g, &input_map
+    g.x.inputs, g.x.vecs = 3 * H, len(inputs) // W
+    g.x.weight = <const float *>cnp.PyArray_DATA(strided(input_weight))
+    g.x.start = <const float *>cnp.PyArray_DATA(strided(no_bias))
+    b.gru = &g
 
     # [da_n da_r da_z] ⊗ x, and [da_r da_z dq] ⊗ h, or [da_r da_z] ⊗ h and da_n ⊗ (r h)
     dw_ih, dw_hh = np.zeros((3 * H, len(inputs)), np.float32), np.zeros((3 * H, len(hidden)), np.float32)
@@ -285,11 +270,10 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
         if after:
             w[1].sums = <float *>cnp.PyArray_DATA(strided(sums_hh))
 
-    b.longest = longest
     work = <double>cache.shape[0] * 3 * H * (H + I)
     threads = threads_for(num_threads, max(N, 1), work)
     b.job.slots = min(round_up((N + threads - 1) // threads, packed.table.tile_rows), <int64_t>FG_MAX_ROWS)
-    b.workspace = back_scratch(W, H) + round_up(H, 16)
+    b.workspace = round_up(fg_backward_scratch(W, H), 16) + round_up(H, 16)
     b.workspace += b.job.slots * round_up(round_up(H, W), 16)
     if N and longest:
         room = b.workspace * threads

@@ -26,8 +26,9 @@ cdef extern from "table.h" nogil:
     ctypedef struct fg_gru_backward:
         int32_t reset_after
         fg_act recurrent_activation, activation
-        int64_t hidden_size
+        int64_t input_size, hidden_size
         fg_linear h[2]
+        fg_linear x
 
     ctypedef struct fg_table:
         const char *name
@@ -37,7 +38,7 @@ cdef extern from "table.h" nogil:
                        float *scratch) noexcept nogil
         void (*gru_step)(float **y, float **cache, const float **x, const float **h, const float *projected,
                          int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch) noexcept nogil
-        void (*gru_step_backward)(float *dh, int64_t dh_stride, float **cache, const float **dy, const float **h,
+        void (*gru_step_backward)(float *dh, int64_t dh_stride, float **dx, float **cache, const float **dy, const float **h,
                                   const fg_gru_backward *g, int64_t rows, float *scratch) noexcept nogil
         void (*outer)(float *out, int64_t out_stride, const float **a, const float **b, int64_t M, int64_t N,
                       int64_t terms, float *scratch) noexcept nogil

@@ -14,8 +14,8 @@
 #include "product.h"
 
 #include "gru_step.c"
-#include "gru_backward.c"
 #include "matmul.c"
+#include "gru_backward.c"
 #include "outer.c"
 
 #define FG_JOIN_(a, b) a##b

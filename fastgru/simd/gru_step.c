@@ -18,6 +18,14 @@ static FG_INLINE void store_units(float *p, vec v, int64_t n)
         v_storen(p, v, n);
 }
 
+/* Where the cache of a row keeps a gate (0 n, 1 r, 2 z, 3 q) of the units from `unit` on: [n r z q] of each vector stand
+ * beside each other. With the gates H apart, rows a power of two apart would share few cache sets, and lose their lines
+ * between one vector and the next. */
+static FG_INLINE float *kept(float *cache, int64_t gate, int64_t unit, int64_t left)
+{
+    return cache + 4 * unit + gate * (left < VEC_WIDTH ? left : VEC_WIDTH);
+}
+
 /* r and z of n rows, in place in the sums */
 static FG_INLINE void recurrent_gates(const int n, fg_act recurrent, float *s)
 {
@@ -47,11 +55,12 @@ static FG_INLINE void new_states(const int n, fg_act act, float *const *y, float
     activations(n, act, g);
     if (cache)
         for (int i = 0; i < n; i++) {
-            float *c = cache[i * next_row] + unit + i * next_unit;
-            store_units(c, g[i], left - i * next_unit);
-            store_units(c + H, v_load(s + i * ROW_ + R_), left - i * next_unit);
-            store_units(c + 2 * H, v_load(s + i * ROW_ + Z_), left - i * next_unit);
-            store_units(c + 3 * H, v_load(s + i * ROW_ + HN_), left - i * next_unit);
+            const int64_t at = unit + i * next_unit, units = H - at;
+            float *c = cache[i * next_row];
+            store_units(kept(c, 0, at, units), g[i], units);
+            store_units(kept(c, 1, at, units), v_load(s + i * ROW_ + R_), units);
+            store_units(kept(c, 2, at, units), v_load(s + i * ROW_ + Z_), units);
+            store_units(kept(c, 3, at, units), v_load(s + i * ROW_ + HN_), units);
         }
     EACH {
         vec old = load_units(h[i * next_row] + unit + i * next_unit, left - i * next_unit);
@@ -150,17 +159,18 @@ typedef struct {
     int64_t s, row, unit;
 } next_cell;
 
-/* r and then r*h into `out`, or z; the gate itself goes into the cache, at `cached` of its row */
+/* r and then r*h into `out`, or z; the gate itself goes into the cache */
 static FG_INLINE void first_pass(const int n, fg_act recurrent, float *out, int64_t out_row, float *const *cache,
-                                 int64_t cached, const float *s, const float *const *h, next_cell next, int is_reset,
-                                 int64_t unit, int64_t left)
+                                 const float *s, const float *const *h, next_cell next, int is_reset, int64_t unit,
+                                 int64_t left)
 {
     vec g[MAX_TOGETHER];
     EACH g[i] = v_load(s + i * next.s);
     activations(n, recurrent, g);
     if (cache)
         for (int i = 0; i < n; i++)
-            store_units(cache[i * next.row] + cached + i * next.unit, g[i], left - i * next.unit);
+            store_units(kept(cache[i * next.row], is_reset ? 1 : 2, unit + i * next.unit, left - i * next.unit), g[i],
+                        left - i * next.unit);
     if (is_reset)
         EACH g[i] = v_mul(g[i], load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit));
     EACH v_store(out + i * (next.row * out_row + next.unit), g[i]);
@@ -177,9 +187,10 @@ static FG_INLINE void second_pass(const int n, fg_act act, float *const *y, floa
     activations(n, act, g);
     if (cache)
         for (int i = 0; i < n; i++) {
-            float *c = cache[i * next.row] + unit + i * next.unit;
-            store_units(c, g[i], left - i * next.unit);
-            store_units(c + 3 * H, v_load(rh + i * (next.row * padded + next.unit)), left - i * next.unit);
+            const int64_t at = unit + i * next.unit, units = H - at;
+            float *c = cache[i * next.row];
+            store_units(kept(c, 0, at, units), g[i], units);
+            store_units(kept(c, 3, at, units), v_load(rh + i * (next.row * padded + next.unit)), units);
         }
     EACH {
         vec old = load_units(h[i * next.row] + unit + i * next.unit, left - i * next.unit);
@@ -208,20 +219,19 @@ static void step_reset_before(float *const *y, float *const *cache, const float 
             const int64_t unit = (v0 + i - (is_reset ? 0 : G)) * VEC_WIDTH;
             const int64_t alike = is_reset && vecs > G - v0 ? G - v0 : vecs; /* r and z may share a panel */
             const float *s = scratch + i * VEC_WIDTH;
-            const int64_t cached = (is_reset ? 1 : 2) * H + unit;
             float *out = (is_reset ? rh : z) + unit;
             int64_t row = 0;
             if (rows == 1 && alike - i >= 4) {
-                first_pass(4, recurrent, out, 0, cache, cached, s, h, by_vector, is_reset, unit, H - unit);
+                first_pass(4, recurrent, out, 0, cache, s, h, by_vector, is_reset, unit, H - unit);
                 i += 4;
                 continue;
             }
             for (; row + 4 <= rows; row += 4)
-                first_pass(4, recurrent, out + row * padded, padded, cache ? cache + row : NULL, cached,
-                           s + row * by_row.s, h + row, by_row, is_reset, unit, H - unit);
+                first_pass(4, recurrent, out + row * padded, padded, cache ? cache + row : NULL, s + row * by_row.s,
+                           h + row, by_row, is_reset, unit, H - unit);
             for (; row < rows; row++)
-                first_pass(1, recurrent, out + row * padded, padded, cache ? cache + row : NULL, cached,
-                           s + row * by_row.s, h + row, by_row, is_reset, unit, H - unit);
+                first_pass(1, recurrent, out + row * padded, padded, cache ? cache + row : NULL, s + row * by_row.s,
+                           h + row, by_row, is_reset, unit, H - unit);
             i++;
         }
         v0 += vecs;

@@ -1,10 +1,10 @@
 /* Products with a bias and nothing after it: dense layers, and inputs of many time steps projected ahead. */
 
-static void linear(float *const *y, const float *const *x, const fg_linear *m, int64_t outputs, int64_t rows,
-                   float *scratch)
+/* scratch: FG_MAX_ROWS * 4 * VEC_WIDTH floats */
+static void linear_in_place(float *const *y, const float *const *x, const fg_linear *m, int64_t outputs, int64_t rows,
+                            float *scratch)
 {
-    const float *w = m->weight, *at[FG_MAX_ROWS];
-    x = gather(at, scratch + FG_MAX_ROWS * 4 * VEC_WIDTH, x, rows, m->inputs, m->vecs / 3);
+    const float *w = m->weight;
     for (int64_t v0 = 0; v0 < m->vecs;) {
         int64_t V = fg_panel_width(m->vecs - v0), panels = panels_together(rows, m->vecs - v0, V);
         int64_t row_stride = 4 * VEC_WIDTH, last = (V - 1) * VEC_WIDTH;
@@ -24,4 +24,12 @@ static void linear(float *const *y, const float *const *x, const fg_linear *m, i
         v0 += panels * V;
         w += panels * V * VEC_WIDTH * m->inputs;
     }
+}
+
+static void linear(float *const *y, const float *const *x, const fg_linear *m, int64_t outputs, int64_t rows,
+                   float *scratch)
+{
+    const float *at[FG_MAX_ROWS];
+    x = gather(at, scratch + FG_MAX_ROWS * 4 * VEC_WIDTH, x, rows, m->inputs, m->vecs / 3);
+    linear_in_place(y, x, m, outputs, rows, scratch);
 }

@@ -6,20 +6,35 @@ EVERY_HEIGHT(1, beside) EVERY_HEIGHT(2, beside) EVERY_HEIGHT(3, beside)
 static tiles_fn *const outer_panel[3][VEC_ROWS] = {BY_HEIGHT(1, beside), BY_HEIGHT(2, beside),
                                                           BY_HEIGHT(3, beside)};
 
+/* `count` <= 4 terms of a into its tiles: of each tile their rows, beside each other, so that whole cache lines are written */
+static FG_INLINE void pack_terms(float *packed, const float *const *a, const float *const *next, int64_t M, int64_t terms,
+                                 int64_t count)
+{
+    int64_t m = 0;
+    if (count == 4)
+        for (; m + VEC_ROWS <= M; m += VEC_ROWS, packed += terms * VEC_ROWS) {
+            FG_PREFETCH(next[m / VEC_ROWS % 4] + m);
+            FG_UNROLL
+            for (int k = 0; k < 4; k++)
+                memcpy(packed + k * VEC_ROWS, a[k] + m, VEC_ROWS * sizeof *packed);
+        }
+    for (; m < M; m += VEC_ROWS, packed += terms * VEC_ROWS)
+        for (int64_t k = 0; k < count; k++)
+            for (int64_t r = 0; r < VEC_ROWS && m + r < M; r++)
+                packed[k * VEC_ROWS + r] = a[k][m + r];
+}
+
 static void outer(float *out, int64_t out_stride, const float *const *a, const float *const *b, int64_t M, int64_t N,
                   int64_t terms, float *scratch)
 {
     const int64_t tiles = (M + VEC_ROWS - 1) / VEC_ROWS, vecs = (N + VEC_WIDTH - 1) / VEC_WIDTH;
     float *panel = scratch, *packed = panel + 3 * VEC_WIDTH * FG_KC; /* a: (tiles, terms, VEC_ROWS) */
     const float **rows = (const float **)(void *)(packed + tiles * VEC_ROWS * FG_KC);
-    for (int64_t k = 0; k < terms; k++) {
-        float *to = packed + k * VEC_ROWS;
-        int64_t m = 0;
-        for (; m + VEC_ROWS <= M; m += VEC_ROWS, to += terms * VEC_ROWS)
-            memcpy(to, a[k] + m, VEC_ROWS * sizeof *to);
-        for (int64_t r = 0; m + r < M; r++)
-            to[r] = a[k][m + r];
-    }
+    for (int64_t k = 0; k < terms; k++)
+        for (int64_t n = 0; n < 3 * VEC_WIDTH; n += 16)
+            FG_PREFETCH(b[k] + n);
+    for (int64_t k = 0; k < terms; k += 4)
+        pack_terms(packed + k * VEC_ROWS, a + k, a + (terms - k < 8 ? k : k + 4), M, terms, terms - k < 4 ? terms - k : 4);
     for (int64_t m = 0; m < M; m++)
         rows[m] = packed + m / VEC_ROWS * VEC_ROWS * terms + m % VEC_ROWS;
     for (int64_t v0 = 0; v0 < vecs;) {
@@ -28,6 +43,7 @@ static void outer(float *out, int64_t out_stride, const float *const *a, const f
         for (int64_t k = 0; k < terms; k++)
             for (int64_t v = 0; v < V; v++) {
                 const int64_t n = first + v * VEC_WIDTH;
+                FG_PREFETCH(b[k] + n + wide); /* the next panel's */
                 v_store(panel + k * wide + v * VEC_WIDTH, load_units(b[k] + n, N - n));
             }
         float *to = out + first;

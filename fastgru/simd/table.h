@@ -57,12 +57,13 @@ static inline int64_t fg_block(int64_t inputs)
 }
 
 /* The same layer for its gradients. dh's products: reset_after one of [da_r da_z dq] (3H) with U; otherwise first da_n (H)
- * with U_n, then [da_r da_z] (2H) with [U_r U_z]. start is not read. */
+ * with U_n, then [da_r da_z] (2H) with [U_r U_z]; start is not read. dx is W with [da_n da_r da_z] (3H); its start is zeros. */
 typedef struct {
     int32_t reset_after;
     fg_act recurrent_activation, activation;
-    int64_t hidden_size;
+    int64_t input_size, hidden_size;
     fg_linear h[2]; /* [1] only where reset_after is 0 */
+    fg_linear x;
 } fg_gru_backward;
 
 /* vectors in the next panel when `left` remain: threes, and twos where a three would leave a slow single one */
@@ -87,7 +88,7 @@ typedef struct {
      *   x: `rows` pointers to I floats; NULL where `projected` is given
      *   h: `rows` pointers to H floats, the previous state
      *   projected: NULL, or row r at projected + r*stride: what `linear` gives for x[0] (all vecs*W of it), then x[1]
-     *   cache: NULL, or `rows` pointers to 4H floats, written for gru_step_backward: [n r z q], H each, where q is
+     *   cache: NULL, or `rows` pointers to 4H floats, written for gru_step_backward: n r z and q, which is
      *          U_n h + c_n (reset_after) or r*h
      *   scratch: fg_step_scratch(W, I, H, reset_after) floats, 64-byte aligned */
     void (*gru_step)(float *const *y, float *const *cache, const float *const *x, const float *const *h,
@@ -96,13 +97,14 @@ typedef struct {
     /* The step's gradients, in place. Let d = dh + dy be the gradient of h'.
      *   dh: (rows, dh_stride), in: the gradient that later steps handed back; out: that of h. dh_stride >= G*W, and the
      *       floats between H and G*W are scratch
-     *   cache: as gru_step left it; out: the gradients before the activations [da_n da_r da_z dq], with
-     *          dq = da_n * r (reset_after), or unchanged r*h
+     *   dx: `rows` pointers to I floats, the gradients of x
+     *   cache: as gru_step left it; out: the gradients before the activations [da_n da_r da_z dq],
+     *          H each, with dq = da_n * r (reset_after), or unchanged r*h
      *   dy: `rows` pointers to H floats, or NULL: zeros
      *   h: as given to gru_step
      *   scratch: fg_backward_scratch(W, H) floats, 64-byte aligned */
-    void (*gru_step_backward)(float *dh, int64_t dh_stride, float *const *cache, const float *const *dy,
-                              const float *const *h, const fg_gru_backward *g, int64_t rows, float *scratch);
+    void (*gru_step_backward)(float *dh, int64_t dh_stride, float *const *dx, float *const *cache,
+                              const float *const *dy, const float *const *h, const fg_gru_backward *g, int64_t rows, float *scratch);
 
     /* out[m][n] += sum over k of a[k][m] b[k][n], for terms <= FG_KC rows of a and b: gradients of weights.
      *   out: (M, out_stride), out_stride >= N rounded up to a multiple of W; what stands beyond N is scratch
@@ -136,11 +138,12 @@ static inline int64_t fg_step_scratch(int64_t width, int64_t input_size, int64_t
                           (reset_after ? 0 : 2 * padded));
 }
 
-/* floats of scratch that gru_step_backward needs: the rows of gradients, and without reset_after those of r*h */
+/* floats of scratch that gru_step_backward needs: the rows of gradients; sums of dx, or without reset_after those of r*h */
 static inline int64_t fg_backward_scratch(int64_t width, int64_t hidden_size)
 {
-    int64_t padded = (hidden_size + width - 1) / width * width;
-    return FG_MAX_ROWS * (fg_dense_stride(3 * hidden_size) + padded) + padded;
+    int64_t padded = (hidden_size + width - 1) / width * width, sums = FG_MAX_ROWS * 4 * width;
+    int64_t reset = FG_MAX_ROWS * padded + padded;
+    return FG_MAX_ROWS * fg_dense_stride(4 * hidden_size) + (sums > reset ? sums : reset);
 }
 
 /* floats of scratch that outer needs: a, packed; one panel of b; pointers (two floats at most) to a's rows */

@@ -74,7 +74,7 @@ typedef struct {
     fg_gru forward;
     fg_gru_backward backward;
     fg_linear linear;
-    float **x, **h, **y, **cache;
+    float **x, **h, **y, **dx, **cache;
     float *projected, *dh, *out, *scratch;
     int64_t projected_stride, stride;
 } data;
@@ -102,10 +102,11 @@ static data prepare(const shape *s)
         d.scratch = floats(fg_step_scratch(W, I, H, s->reset_after));
     } else if (s->kind == BACKWARD) {
         d.backward = (fg_gru_backward){.reset_after = s->reset_after, .recurrent_activation = sigmoid, .activation = tanh,
-                                       .hidden_size = H, .h = {layer(s->reset_after ? 3 * H : H, G)}};
+                                       .input_size = I, .hidden_size = H, .x = layer(3 * H, (I + W - 1) / W),
+                                       .h = {layer(s->reset_after ? 3 * H : H, G)}};
         if (!s->reset_after)
             d.backward.h[1] = layer(2 * H, G);
-        d.cache = rows_of(s->rows, 4 * H);
+        d.cache = rows_of(s->rows, 4 * H), d.dx = rows_of(s->rows, I);
         d.dh = floats(s->rows * d.stride);
         d.scratch = floats(fg_backward_scratch(W, H));
     } else if (s->kind == LINEAR) {
@@ -133,7 +134,7 @@ void measured(const shape *s, data *d)
                           s->rows, d->scratch);
         break;
     case BACKWARD:
-        FG_TABLE.gru_step_backward(d->dh, d->stride, d->cache, h, h, &d->backward, s->rows, d->scratch);
+        FG_TABLE.gru_step_backward(d->dh, d->stride, d->dx, d->cache, h, h, &d->backward, s->rows, d->scratch);
         break;
     case LINEAR: FG_TABLE.linear(d->y, x, &d->linear, s->H, s->rows, d->scratch); break;
     case OUTER: FG_TABLE.outer(d->out, (s->I + W - 1) / W * W, h, x, s->H, s->I, s->rows, d->scratch); break;
