@@ -67,7 +67,8 @@ static FG_INLINE vec hard_sigmoid(vec x, float alpha, float beta)
 
 static FG_INLINE vec relu(vec x) { return v_max(v_zero(), x); }
 
-/* the rarer ones, lane by lane through libm: right, and slower */
+/* The rarer ones, number by number through libm: right, and slower. Out of line, since the common ones stand in many
+ * loops. */
 static float scalar_activation(fg_act a, float x)
 {
     switch (a.kind) {
@@ -82,10 +83,16 @@ static float scalar_activation(fg_act a, float x)
     }
 }
 
+static FG_NOINLINE void rare_activations(float *x, int n, fg_act a)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = scalar_activation(a, x[i]);
+}
+
 /* n vectors of any activation, in place */
 static FG_INLINE void activations(const int n, fg_act a, vec *x)
 {
-    float lanes[VEC_WIDTH];
+    float lanes[MAX_TOGETHER * VEC_WIDTH];
     switch (a.kind) {
     case FG_LINEAR: break;
     case FG_SIGMOID: sigmoids(n, x); break;
@@ -98,12 +105,9 @@ static FG_INLINE void activations(const int n, fg_act a, vec *x)
         EACH x[i] = v_mul(v_set1(a.alpha), x[i]);
         break;
     default:
-        for (int i = 0; i < n; i++) {
-            v_store(lanes, x[i]);
-            for (int lane = 0; lane < VEC_WIDTH; lane++)
-                lanes[lane] = scalar_activation(a, lanes[lane]);
-            x[i] = v_load(lanes);
-        }
+        EACH v_store(lanes + i * VEC_WIDTH, x[i]);
+        rare_activations(lanes, n * VEC_WIDTH, a);
+        EACH x[i] = v_load(lanes + i * VEC_WIDTH);
     }
 }
 
@@ -122,6 +126,12 @@ static float scalar_slope(fg_act a, float y)
     }
 }
 
+static FG_NOINLINE void rare_slopes(float *y, fg_act a)
+{
+    for (int lane = 0; lane < VEC_WIDTH; lane++)
+        y[lane] = scalar_slope(a, y[lane]);
+}
+
 static FG_INLINE vec slope(fg_act a, vec y)
 {
     const vec zero = v_zero(), one = v_set1(1.0f);
@@ -135,8 +145,7 @@ static FG_INLINE vec slope(fg_act a, vec y)
     case FG_SCALED_TANH: return v_mul(v_set1(a.beta), v_sub(v_set1(a.alpha), v_div(v_mul(y, y), v_set1(a.alpha))));
     default:
         v_store(lanes, y);
-        for (int lane = 0; lane < VEC_WIDTH; lane++)
-            lanes[lane] = scalar_slope(a, lanes[lane]);
+        rare_slopes(lanes, a);
         return v_load(lanes);
     }
 }
