@@ -69,6 +69,7 @@ def test_config_and_tensors() -> None:
         "opset": 17,
         "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", None, 3]}],
         "outputs": ["y"],
+        "output_shapes": [None],
         "nodes": [
             {"name": "Gather_1", "op": "Gather", "inputs": ["x", "i"], "outputs": ["y"], "attributes": {"axis": -1}}
         ],
@@ -219,9 +220,12 @@ def with_domain(domain: str) -> Any:
     return model
 
 
-def with_body(op: str) -> Any:
-    body = helper.make_graph([], "body", [], [])
-    return model_of([helper.make_node(op, ["x"], ["y"], name="turns", body=body)])
+def with_body(op: str, *tensors: Any, depth: int = 1) -> Any:
+    """A node with a graph inside, with another one inside, …"""
+    body = helper.make_graph([], "body", [], [], list(tensors))
+    for _ in range(depth):
+        body = helper.make_graph([helper.make_node(op, ["x"], ["y"], name="turns", body=body)], "body", [], [])
+    return model_of(body.node)
 
 
 def changed(**fields: Any) -> Any:
@@ -244,9 +248,9 @@ def sparse() -> Any:
 STRINGS = helper.make_tensor("c", TensorProto.STRING, [1], [b"a"])
 REFUSED: list[tuple[Any, str]] = [
     (with_domain("com.microsoft"), r"node 'fused' \(FusedGRU\): expected operators of the standard domain, found com"),
-    (with_body("Loop"), r"node 'turns' \(Loop\): expected a graph without control flow"),
-    (with_body("Scan"), r"\(Scan\): expected a graph without control flow"),
-    (with_body("If"), r"\(If\): expected a graph without control flow"),
+    (with_body("Loop", C, C), r"node 'turns' \(Loop\): body: initializer 'c': expected a name of its own"),
+    (with_body("Scan", STRINGS), r"\(Scan\): body: initializer 'c': expected elements of float32"),
+    (with_body("If", depth=17), r"\(If\): body: .*expected graphs inside graphs at most 16 deep, found deeper ones"),
     (model_of(tensors=[C], opset=6), "opset_import: expected one opset of 7 … .., found 6"),
     (model_of(tensors=[C], opset=99), "opset_import: expected one opset of 7 … .., found 99"),
     (changed(ir_version=2), "ir_version: expected 3 … .., found 2"),

@@ -20,6 +20,9 @@ from fuzz_pickles import LEGACY, PICKLE
 
 import fastgru
 from fastgru import formats, loading
+
+# loaded before the watch begins: first bytes that change may lead to any of them
+from fastgru.formats import keras, keras_h5, keras_weights, pytorch, pytorch_legacy, torchscript  # noqa: F401
 from fastgru.formats.untrusted import Source
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"

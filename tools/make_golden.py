@@ -5,8 +5,9 @@ The script never imports fastgru: a golden file is what a framework says, not wh
     python tools/make_golden.py OUT_DIR [GROUP ...]
 
 Groups: keras3, tfkeras, tf213 (run it in an environment of its own with tensorflow-cpu 2.13),
-torch, onnx (PyTorch's two exporters and tf2onnx: torch, onnx, onnxscript, tf-keras, tf2onnx), synthetic (h5py and
-tf-keras: layouts of Keras releases that no longer install, written from their documented form).
+torch, onnx (PyTorch's two exporters, tf2onnx, and Keras 3's export, which uses that: torch, onnx, onnxscript, keras,
+tensorflow, tf-keras, tf2onnx), synthetic (h5py and tf-keras: layouts of Keras releases that no longer install, written
+from their documented form).
 
 Each NAME.keras, NAME.h5, NAME.pt, … has one NAME.expected.npz beside it:
 
@@ -968,6 +969,40 @@ def onnx_tf2onnx(out: Path) -> None:
         save_expected(out, path.stem, versions, x0=x, y0=model.predict(x, verbose=0))
 
 
+def onnx_keras3(out: Path) -> None:
+    """GRU layers of Keras 3 as its export writes them, through tf2onnx: as Loops, the masks inside."""
+    import keras
+    import onnx
+    import tf2onnx
+
+    layers = keras.layers
+    gru = layers.GRU(6, return_sequences=True, name="g")
+    first, last = layers.GRU(6, return_sequences=True, reset_after=False, name="f"), layers.GRU(5, name="l")
+    ids = rng(35).integers(1, 20, (4, 7)).astype(np.int32)
+    for row, padding in enumerate((slice(4, 7), slice(0, 2), slice(2, 4))):
+        ids[row, padding] = 0
+    nets = {
+        "masked": ([layers.Embedding(20, 5, mask_zero=True, name="e"), layers.Bidirectional(gru, name="b")], ids),
+        "stack": ([first, last], normal(3, 7, 5, salt=36)),
+    }
+    for name, (net, x) in nets.items():
+        keras.utils.set_random_seed(SEED)
+        end = keras.Input(x.shape[1:], dtype=x.dtype.name, name="x0")
+        model = keras.Sequential([end, *net, layers.Dense(3, name="d")], name="m")
+        y = model.predict(x, verbose=0)
+        path = out / f"onnx_keras3_{name}.onnx"
+        model.export(path, format="onnx", verbose=False)
+        proto = onnx.load(path)  # without the shapes of all that lies between: they are most of the file
+        graphs = [proto.graph]
+        while graphs:
+            graph = graphs.pop()
+            del graph.value_info[:]
+            graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+        onnx.save(proto, path)
+        versions = {"writer": f"tf2onnx {tf2onnx.__version__}", "keras": keras.__version__, "onnx": onnx.__version__}
+        save_expected(out, path.stem, versions, x0=x, y0=y)
+
+
 # -------------------------------------------------------------------------------------- synthetic
 
 
@@ -1118,7 +1153,7 @@ GROUPS: dict[str, list[Callable[[Path], None]]] = {
     "tfkeras": [group_tfkeras, tfkeras_weights],
     "tf213": [group_tf213, tf213_weights],
     "torch": [torch_bigru, torch_gru_files, torch_tensors, torch_checkpoint, torchscript],
-    "onnx": [onnx_torch, onnx_tf2onnx],
+    "onnx": [onnx_torch, onnx_tf2onnx, onnx_keras3],
     "synthetic": [synthetic_team21, synthetic_team22_frozen, synthetic_cudnn],
 }
 

@@ -49,6 +49,8 @@ class Limits:
     reads: int = 50_000_000
     onnx_fields: int = 200_000
     onnx_made: int = 2 << 30
+    onnx_depth: int = 16
+    onnx_turns: int = 1 << 20
     name: int = 4096
     message: int = 3000
 
@@ -78,10 +80,6 @@ REMEDIES: dict[str, str] = {
     "frozen": f"torch.jit.freeze makes weights part of the code: save the module before it; or {_EXPORT_TORCH}",
     "pickle": f"pickles other than those of torch.save are not read; {_EXPORT_TORCH}",
     "opset": "export the model again, with an opset_version in between",
-    "control_flow": (
-        "If, Loop and Scan are not run here; export the model so that none is left (fixed shapes, no Python conditions "
-        "on values, torch.onnx.export of a plain nn.GRU)"
-    ),
     "external": "keep the model and its data file together in one folder, and give the path of the model",
     "lfs": "the file is a Git LFS pointer: run `git lfs pull` to fetch the model itself",
     "html": "the file is a web page: the download gave an error or a login page instead of the model",

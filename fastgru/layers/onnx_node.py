@@ -78,7 +78,7 @@ class NodeSpec:
         return value
 
 
-VARIADIC = 1 << 20  # inputs or outputs of an operator that takes any number, none of which may be left out
+VARIADIC = 1 << 20  # inputs or outputs of an operator that takes any number
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class Operator:
         The most outputs that it gives.
     rearranges : bool
         Its outputs hold no more elements than its inputs together, so that it can run once, at load, on constants.
+    optional : tuple of int
+        Where it takes any number of inputs: the places of those that may be left out nevertheless.
     """
 
     run: Function
@@ -103,6 +105,7 @@ class Operator:
     attributes: tuple[str, ...] = ()
     outputs: int = 1
     rearranges: bool = False
+    optional: tuple[int, ...] = ()
 
 
 class OnnxNode(Layer):
@@ -126,6 +129,17 @@ class OnnxNode(Layer):
         ValueError
             For constants and attributes that do not fit each other.
         """
+
+    def take_bodies(self, bodies: Mapping[str, Any]) -> None:
+        """Take the graphs in the attributes, which few operators have.
+
+        Raises
+        ------
+        ValueError
+            For other ones than the operator's, or of other numbers of inputs and outputs.
+        """
+        if bodies:
+            raise ValueError(f"expected no graphs in attributes, found {sorted(bodies)}")
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
         try:

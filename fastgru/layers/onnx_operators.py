@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .onnx_control import CONTROL
 from .onnx_elementwise import ELEMENTWISE
 from .onnx_gru import GRUS
 from .onnx_node import NodeSpec, OnnxNode, Operator
@@ -14,6 +15,7 @@ OPERATORS: dict[str, tuple[type[OnnxNode], Operator]] = {
     **{name: (OnnxNode, operator) for name, operator in {**ELEMENTWISE, **SHAPING, **REDUCTIONS}.items()},
     **PRODUCTS,
     **GRUS,
+    **CONTROL,
 }
 
 

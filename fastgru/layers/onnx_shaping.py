@@ -214,6 +214,7 @@ def _concat(node: NodeSpec, *values: Array) -> Array:
         raise ValueError("attribute axis: expected one, found none")
     if len({v.dtype for v in values}) > 1:
         raise ValueError("expected inputs of one type")
+    check_size(sum(v.size for v in values), values[0].dtype)
     return np.concatenate(values, axis_of(node.integer("axis", 0), values[0].ndim))
 
 
