@@ -2,10 +2,10 @@
 
 import math
 import os
-import sys
 
 from libc.stdint cimport int32_t, int64_t
 
+from fastgru._core.cpus import affinity, default_num_threads
 from fastgru._core.table cimport fg_isa, fg_isa_count, fg_isa_runs, fg_isa_trusted
 
 cdef extern from *:
@@ -141,56 +141,6 @@ def check_activation(activation):
 
 # --- threads ---------------------------------------------------------------------------------------------------------
 
-def _own_limit():
-    """FASTGRU_NUM_THREADS, or None where it is not set."""
-    text = os.environ.get("FASTGRU_NUM_THREADS", "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ImportError(f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found {text!r}")
-    return int(text)
-
-
-def _openmp_limit():
-    """OMP_NUM_THREADS, the first of its list, or None where it says nothing."""
-    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(int(text), 1) if text.isdecimal() else None
-
-
-def _affinity():
-    """CPUs that the calling thread may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cgroup_quota():
-    """CPUs that the cgroup (v2, then v1) grants this process, or None."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as f:
-            quota, period = f.read().split()
-        return None if quota == "max" else max(int(int(quota) / int(period)), 1)
-    except (OSError, ValueError):
-        pass
-    try:
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as f:
-            quota = int(f.read())
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as f:
-            period = int(f.read())
-        return None if quota <= 0 or period <= 0 else max(quota // period, 1)
-    except (OSError, ValueError):
-        return None
-
-
-def default_num_threads():
-    """The least of affinity, cgroup quota, FASTGRU_NUM_THREADS and OMP_NUM_THREADS (where set)."""
-    limits = [
-        _affinity(),
-        _cgroup_quota() if sys.platform == "linux" else None,
-        _own_limit(),
-        _openmp_limit(),
-    ]
-    return min(limit for limit in limits if limit is not None) if OPENMP else 1
-
-
 def check_num_threads(num_threads):
     """Raise unless `num_threads` is a whole number >= 1."""
     if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
@@ -225,7 +175,7 @@ def _after_fork():
     _forked = True
 
 
-_num_threads = default_num_threads()
+_num_threads = default_num_threads() if OPENMP else 1
 if hasattr(os, "register_at_fork"):
     # libgomp's threads are gone in the child, yet it would wait for them for ever
     os.register_at_fork(after_in_child=_after_fork)
@@ -241,5 +191,5 @@ cdef int64_t threads_for(object num_threads, int64_t parts, double work) except 
     n = min(n, parts)
     if n > 1 and not _asked and num_threads is None:
         # nobody named a number: threads pinned after import must not fight each other for one core
-        n = min(n, <int64_t>_affinity())
+        n = min(n, <int64_t>affinity())
     return max(n, 1)
