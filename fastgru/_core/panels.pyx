@@ -18,21 +18,25 @@ def move(cnp.ndarray packed, cnp.ndarray weight, cnp.ndarray lanes, int64_t widt
     cdef const int64_t *lane = <const int64_t *>cnp.PyArray_DATA(lanes)
     cdef int64_t vecs = cnp.PyArray_DIM(lanes, 0) // width, inputs = cnp.PyArray_DIM(weight, 1)
     cdef int64_t row_stride = cnp.PyArray_STRIDE(weight, 0) // 4, stride = cnp.PyArray_STRIDE(weight, 1) // 4
-    cdef int64_t first = 0, columns, c, k
+    cdef int64_t first = 0, columns, c, k, begin, end
     cdef float *panel
     cdef float *row
     with nogil:
         while first < vecs:
             columns = fg_panel_width(vecs - first) * width
             panel = panels + first * width * inputs
-            for c in range(columns):
-                if lane[first * width + c] < 0:
-                    continue
-                row = rows + lane[first * width + c] * row_stride
-                if into:
-                    for k in range(inputs):
-                        panel[k * columns + c] = row[k * stride]
-                else:
-                    for k in range(inputs):
-                        row[k * stride] = panel[k * columns + c]
+            begin = 0
+            while begin < inputs:  # a few cache lines of every row at a time, since the panel's floats of one row lie apart
+                end = min(begin + 16, inputs)
+                for c in range(columns):
+                    if lane[first * width + c] < 0:
+                        continue
+                    row = rows + lane[first * width + c] * row_stride
+                    if into:
+                        for k in range(begin, end):
+                            panel[k * columns + c] = row[k * stride]
+                    else:
+                        for k in range(begin, end):
+                            row[k * stride] = panel[k * columns + c]
+                begin = end
             first += columns // width
