@@ -335,6 +335,42 @@ def test_no_node_makes_arrays_of_any_size(op: str, inputs: list[str], attributes
         model.predict(np.ones(1))
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        ("MatMul", ["column", "row"]),
+        ("MatMul", ["stack", "others"]),
+        ("MatMul", ["long", "packed"]),
+        ("Gemm", ["column", "row"]),
+        ("Add", ["column", "row"]),
+        ("Max", ["x", "column", "row"]),
+        ("Where", ["yes", "column", "row"]),
+        ("Concat", ["long", "long"]),
+        ("Gather", ["row", "ids"]),
+        ("BatchNormalization", ["column", *["line"] * 4]),
+        ("GRU", ["steps", "w", "r"]),
+    ],
+)
+def test_no_node_makes_a_large_array_of_views(op: str, inputs: list[str]) -> None:
+    """A number expanded to many places takes no memory; what is computed from it would."""
+    wide = {"column": (70_000, 1), "row": (1, 70_000), "line": (70_000,)}
+    wide |= {
+        "stack": (1_000_000, 1, 1, 40),
+        "others": (1_000, 40, 1),
+        "long": (400_000_000, 1),
+        "steps": (1, 400_000_000, 1),
+    }
+    nodes = [helper.make_node("Expand", ["x", f"to_{name}"], [name]) for name in wide]
+    nodes.append(helper.make_node("Cast", ["column"], ["ids"], to=INT64))
+    nodes.append(helper.make_node(op, inputs, ["y"], **({"axis": 0} if op == "Concat" else {})))
+    constants: dict[str, Any] = {f"to_{name}": np.array(shape) for name, shape in wide.items()}
+    constants |= {"yes": np.array([[True]]), "packed": np.ones((1, 2), np.float32)}
+    constants |= {"w": np.ones((1, 6, 1), np.float32), "r": np.ones((1, 6, 2), np.float32)}
+    model = graph_of(nodes, {"x": (FLOAT, [1])}, ["y"], **constants)
+    with pytest.raises(ValueError, match=f"{op}.*expected to make at most"):
+        model.predict(np.zeros(1))
+
+
 def test_whole_numbers_are_not_rounded_on_their_way_through_doubles() -> None:
     nodes = [helper.make_node("Cast", ["x"], ["d"], to=onnx.TensorProto.DOUBLE), helper.make_node("Neg", ["d"], ["y"])]
     model = graph_of(nodes, {"x": (INT64, [1])}, ["y"])

@@ -15,6 +15,7 @@ from .base import Array, as_float32
 from .onnx_clipped_gru import ClippedGRU
 from .onnx_gru_attributes import KEYS, GRUAttributes, read_attributes
 from .onnx_node import Computed, NodeSpec, OnnxNode, Operator
+from .onnx_shaping import check_size
 
 Direction = ops.PackedGRU | ClippedGRU
 
@@ -88,6 +89,7 @@ class GRU(OnnxNode):
         steps, rows = x.shape[1::-1] if batch_first else x.shape[:2]
         _check(lengths, start, rows, steps, (len(cells), rows, hidden))
         wants_y, wants_h = (*self.spec.outputs, False)[:2]
+        check_size(max(steps, 1) * rows * len(cells) * hidden, np.dtype(np.float32))
         y_h = np.empty((len(cells), rows, hidden), np.float32)
         shape = (rows, steps, len(cells), hidden) if batch_first else (steps, len(cells), rows, hidden)
         y = np.empty(shape, np.float32) if wants_y else None

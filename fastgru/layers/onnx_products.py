@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from .. import ops
 from .base import Array, as_float32
 from .onnx_node import Computed, OnnxNode, Operator
+from .onnx_shaping import check_broadcast, check_size
+
+_FLOAT = np.dtype(np.float32)
 
 
 class MatMul(OnnxNode):
@@ -23,7 +27,7 @@ class MatMul(OnnxNode):
         a, b = x
         _expect_floats(a, b)
         if self._packed is not None and a.ndim:
-            return ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+            return _dense(a, self._packed, num_threads)
         return product(a, b, num_threads)
 
     def describe(self) -> str:
@@ -56,12 +60,13 @@ class Gemm(OnnxNode):
             raise ValueError("expected two matrices")
         a = a.T if self._trans_a else a
         if self._packed is not None:
-            y = ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+            y = _dense(a, self._packed, num_threads)
         else:
             y = product(a, b.T if self._trans_b else b, num_threads)
         y = y if self._alpha == 1 else self._alpha * y
         if c is None or self._biased:
             return y
+        check_broadcast(y, c)
         return y + (as_float32(c) if self._beta == 1 else self._beta * as_float32(c))
 
     def describe(self) -> str:
@@ -83,10 +88,11 @@ def _expect_floats(a: Array, b: Array) -> None:
         raise ValueError("expected floats: products of whole numbers are not computed here")
 
 
-def _width(a: Array, size: int) -> Array:
-    if a.shape[-1] != size:
-        raise ValueError(f"expected {size} in the last axis of the first input, found {a.shape[-1]}")
-    return a
+def _dense(a: Array, packed: ops.PackedDense, num_threads: int | None) -> Array:
+    if a.shape[-1] != packed.input_size:
+        raise ValueError(f"expected {packed.input_size} in the last axis of the first input, found {a.shape[-1]}")
+    check_size(math.prod(a.shape[:-1]) * packed.output_size, _FLOAT)
+    return ops.dense(a, packed, num_threads=num_threads)
 
 
 def product(a: Array, b: Array, num_threads: int | None) -> Array:
@@ -97,7 +103,9 @@ def product(a: Array, b: Array, num_threads: int | None) -> Array:
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(f"expected sizes that fit, found {rows.shape[-1]} and {columns.shape[-2]}")
     batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    y = np.zeros((*batch, rows.shape[-2], columns.shape[-1]), np.float32)
+    shape = (*batch, rows.shape[-2], columns.shape[-1])
+    check_size(math.prod(shape), _FLOAT)
+    y = np.zeros(shape, np.float32)
     if y.size and rows.shape[-1]:
         if columns.ndim == 2 or columns.size == columns.shape[-1] * columns.shape[-2]:
             matrix = columns.reshape(columns.shape[-2:])

@@ -40,6 +40,12 @@ def check_size(elements: float, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"expected to make at most {LIMITS.onnx_made} bytes, found {elements:.3g} of {dtype}")
 
 
+def check_broadcast(*values: Array) -> None:
+    """The same for operands that together are larger than each: (N, 1) beside (1, M)."""
+    sizes = np.broadcast_shapes(*(v.shape for v in values))
+    check_size(math.prod(sizes), max((v.dtype for v in values), key=lambda kind: kind.itemsize))
+
+
 def whole(values: Array, name: str) -> list[int]:
     """An input that holds whole numbers, such as a shape."""
     if values.dtype.kind not in "iu":
@@ -145,6 +151,7 @@ def _index(indices: Array, size: int) -> Array:
 
 def _gather(node: NodeSpec, x: Array, indices: Array) -> Array:
     axis = axis_of(node.integer("axis", 0), x.ndim)
+    check_size(indices.size * math.prod(x.shape[:axis] + x.shape[axis + 1 :]), x.dtype)
     return np.take(x, _index(indices, x.shape[axis]), axis)
 
 
@@ -181,6 +188,7 @@ def _gather_nd(node: NodeSpec, x: Array, indices: Array) -> Array:
     depth = indices.shape[-1]
     if not 0 <= batch < indices.ndim or batch + depth > x.ndim or x.shape[:batch] != indices.shape[:batch]:
         raise ValueError(f"expected indices into {x.ndim} axes after {batch} of the batch")
+    check_size(math.prod(indices.shape[:-1] + x.shape[batch + depth :]), x.dtype)
     parts = [_index(indices[..., i], x.shape[batch + i]) for i in range(depth)]
     rest = indices.ndim - 1 - batch
     rows = [
