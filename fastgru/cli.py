@@ -133,6 +133,8 @@ def _info(arguments: argparse.Namespace) -> int:
     version = f", written by version {file.version}" if file.version else ", version not recorded"
     print(f"{file.path}: {file.format}{version}")
     notes = file.notes
+    if file.format == "keras-weights":
+        notes += ("weights alone: --config gives their layers, --draft writes a config of them to fill in",)
     if file.config is None:
         _print_state_dict(file)
     else:

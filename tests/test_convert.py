@@ -274,7 +274,7 @@ class TestCommandLine:
         assert main(["convert", str(TEXT), str(target), "--verify", "--report", str(out)]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert printed[0] == f"{target}: 11 tensors from keras-v3 to PyTorch state_dict; weights equal"
-        assert printed[1].split() == ["layer", "class", "max", "error"] and "on random: max error 0" in printed
+        assert printed[1].split() == ["layer", "class", "max", "error"] and "on random inputs: max error 0" in printed
         assert any(line.startswith("note: gru: torch.nn.GRU(input_size=16, hidden_size=24, ") for line in printed)
         report = json.loads(out.read_text())
         assert report["source"] == str(TEXT) and report["target"] == str(target)

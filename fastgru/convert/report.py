@@ -11,10 +11,26 @@ import numpy as np
 from ..formats import FormatError
 from ..layers.base import Array
 
-__all__ = ["Comparison", "FrameworkRun", "Mismatch", "Report"]
+__all__ = ["Comparison", "FrameworkRun", "Mismatch", "Report", "in_words"]
 
 #: float32 rounding: what two right answers may differ by, times max(1, |y|).
 TOLERANCE = 1e-5
+
+#: The kinds of inputs of `cases`, for people.
+_KINDS = {
+    "random": "random inputs",
+    "zeros": "inputs of zeros",
+    "saturating": "random inputs times 50",
+    "one step": "inputs of one time step",
+    "masked": "inputs with masked steps",
+    "lengths": "inputs with lengths",
+}
+
+
+def in_words(kind: str) -> str:
+    """The name of a kind of inputs, and what was added to it, as a sentence has it."""
+    name, comma, rest = kind.partition(",")
+    return _KINDS.get(name, name) + comma + rest
 
 
 @dataclass
@@ -140,7 +156,7 @@ class Report:
         rows += [(c.name, c.what, f"{c.max_error:.3g}") for c in self.layers]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         table = [f"  {row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
-        inputs = [f"on {comparison}" for comparison in self.inputs]
+        inputs = [f"on {in_words(c.name)}: max error {c.max_error:.3g}" for c in self.inputs]
         return [first, *table, *inputs, *map(str, self.frameworks), *(f"note: {note}" for note in self.notes)]
 
 
