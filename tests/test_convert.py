@@ -141,6 +141,20 @@ class TestErrors:
             convert(source, source)
         assert source.read_bytes() == before
 
+    @pytest.mark.parametrize("verified", [False, True])
+    @pytest.mark.parametrize(("name", "target"), [("keras_reset_before.keras", "m.pt"), ("torch_bigru.pt", "m.keras")])
+    def test_refusals_name_the_source(self, name: str, target: str, verified: bool, tmp_path: Path) -> None:
+        pytest.importorskip("h5py", reason="it writes .keras")
+        options: dict[str, Any] = {"prefix": "other"} if target == "m.keras" else {}
+        with pytest.raises(FormatError) as error:
+            convert(GOLDEN / name, tmp_path / target, verify=verified, **options)
+        assert str(error.value).startswith(f"{GOLDEN / name}: ") and str(error.value).count(name) == 1
+
+    def test_an_opset_is_the_targets(self, tmp_path: Path) -> None:
+        pytest.importorskip("onnx", reason="it knows the opsets")
+        with pytest.raises(FormatError, match=r"m\.onnx: opset: expected 17 … "):
+            convert(TEXT, tmp_path / "m.onnx", opset=5, verify=True)
+
     def test_a_missing_source_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for options in ([], ["--verify"]):
             assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "m.pt"), *options]) == 1
@@ -231,6 +245,20 @@ class TestProof:
             convert(source, target, verify=True)
         assert ".tmp" not in str(error.value) and error.value.report.verified
         assert target.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == sorted(["in", name])
+
+    def test_kinds_of_inputs_that_were_not_run_are_said(self, source: Path, tmp_path: Path) -> None:
+        pytest.importorskip("onnx", reason="it writes .onnx")
+        every = {"random", "zeros", "saturating", "one step", "masked", "lengths"}
+        reasons = {"m.onnx": ("lengths", "an ONNX graph takes none"), "m.pt": ("lengths", "they are no weights")}
+        for name, (kind, why) in reasons.items():
+            report = convert(source, tmp_path / name, verify=True)
+            assert {c.name for c in report.inputs} | set(report.skipped) == every
+            assert report.skipped[kind].startswith(why) and report.skipped["masked"] == "no layer masks steps"
+            assert any(line.startswith(f"not on inputs with lengths: {why}") for line in report.lines())
+        report = convert(TEXT, tmp_path / "m.safetensors", verify=True)
+        assert set(report.skipped) == {"saturating", "one step", "masked"}
+        assert report.skipped["saturating"] == "all inputs are ids"
+        assert set(convert(TORCH, tmp_path / "again.pt", verify=True).skipped) == {"masked", "lengths"}
 
     def test_masks_and_lengths_are_among_the_inputs(self, tmp_path: Path) -> None:
         pytest.importorskip("h5py", reason="it writes .keras")

@@ -17,6 +17,7 @@ from ..formats.replacing import take_place
 from ..models import Model
 from ..models.onnx import OnnxModel
 from .from_onnx import as_layers
+from .refusals import about
 from .report import Mismatch, Report
 from .targets import TARGETS, target_format, write
 from .verify import verify as verify_target
@@ -81,21 +82,23 @@ def convert(
     if opset is not None and kind != "onnx":
         raise FormatError(f"{path}: opset: expected none for a target that is no ONNX file, found {opset}")
     file = formats.read(source) if config is None else formats.read(source, config)
-    model = _model(file, kind, prefix)
+    with about(file.path):
+        model = _model(file, kind, prefix)
     if kind == "fastgru" and not isinstance(model, Model):
         kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
     report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
     report.notes += _left_out(file, model, prefix)
     if not verify:
-        with tables.told_of(path):
+        with tables.told_of(path), about(file.path, path):
             write(kind, path, model, report, opset or _OPSET)
         return report
     real = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(real), f".{secrets.token_hex(6)}.{os.path.basename(path)}")
     try:
-        with tables.told_of(path):
-            write(kind, temporary, model, report, opset or _OPSET)
-        verify_target(kind, temporary, file, model, report)
+        with about(file.path, temporary, path):
+            with tables.told_of(path):
+                write(kind, temporary, model, report, opset or _OPSET)
+            verify_target(kind, temporary, file, model, report)
         take_place(temporary, real)
     except FormatError as error:
         text = str(error).replace(temporary, path)

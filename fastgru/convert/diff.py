@@ -16,6 +16,7 @@ from ..models import Model
 from .cases import Case, cases, score
 from .cells import as_model
 from .grus import DirectedGRU, grus_of
+from .refusals import about
 from .report import Comparison, in_words
 from .suspects import rounding, suspects
 
@@ -186,7 +187,8 @@ class _Side:
             self.model = loading.from_file(self.file, prefix if self.file.config is None else None)
         except FormatError as error:
             why = "weights alone, --config gives the layers" if self.file.format == "keras-weights" else str(error)
-            self.notes.append(f"{self.file.path}: only tensors are compared: {why}")
+            why = why.removeprefix(f"{self.file.path}: ")
+            self.notes.append(f"{self.file.path}: only its tensors are compared: {why}")
         self.grus = grus_of(self.file, self.model if isinstance(self.model, Model) else None)
         if prefix is not None and self.file.config is None:
             start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
@@ -316,8 +318,11 @@ def _compare_outputs(a: _Side, b: _Side, found: Difference) -> None:
         found.notes.append("outputs not compared: neither file says the shape of the inputs")
     for case in made:
         try:
-            firsts, seconds = list(_readings(a, ours, case, b)), list(_readings(b, theirs, case, a))
-        except (ValueError, TypeError, IndexError) as error:
+            with about(a.file.path):
+                firsts = list(_readings(a, ours, case, b))
+            with about(b.file.path):
+                seconds = list(_readings(b, theirs, case, a))
+        except (ValueError, IndexError) as error:
             if case is made[0]:
                 found.notes.append(f"outputs not compared: inputs that fit one model do not fit the other ({error})")
                 return

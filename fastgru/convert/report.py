@@ -101,6 +101,8 @@ class Report:
         What the comparison of weights found, in words.
     inputs
         One comparison of the outputs for each kind of input.
+    skipped
+        The other kinds of input, and why there are no outputs to compare on them.
     layers
         One comparison for each layer that both sides have, over all inputs.
     frameworks
@@ -118,6 +120,7 @@ class Report:
     verified: bool = False
     weights: str = ""
     inputs: list[Comparison] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     layers: list[Comparison] = field(default_factory=list)
     frameworks: list[FrameworkRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -157,6 +160,7 @@ class Report:
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         table = [f"  {row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
         inputs = [f"on {in_words(c.name)}: max error {c.max_error:.3g}" for c in self.inputs]
+        inputs += [f"not on {in_words(kind)}: {why}" for kind, why in self.skipped.items()]
         return [first, *table, *inputs, *map(str, self.frameworks), *(f"note: {note}" for note in self.notes)]
 
 
