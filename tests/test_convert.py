@@ -308,7 +308,7 @@ class TestCommandLine:
         assert report["source"] == str(TEXT) and report["target"] == str(target)
         assert (report["source_format"], report["target_format"]) == ("keras-v3", "PyTorch state_dict")
         assert report["verified"] is True and report["frameworks"] == []
-        assert {"name", "what", "max_error", "scale"} == set(report["layers"][0]) == set(report["inputs"][0])
+        assert {"name", "what", "max_error", "scale", "moved"} == set(report["layers"][0]) == set(report["inputs"][0])
 
     def test_a_failed_proof_is_reported(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
         monkeypatch.setattr("fastgru.convert.report.TOLERANCE", -1.0)

@@ -15,6 +15,8 @@ __all__ = ["Comparison", "FrameworkRun", "Mismatch", "Report", "in_words"]
 
 #: float32 rounding: what two right answers may differ by, times max(1, |y|).
 TOLERANCE = 1e-5
+#: What a badly conditioned model may make of that, at most.
+_WORST = 100.0
 
 #: The kinds of inputs of `cases`, for people.
 _KINDS = {
@@ -35,12 +37,16 @@ def in_words(kind: str) -> str:
 
 @dataclass
 class Comparison:
-    """The largest difference between what two sides computed, and the largest value they compared."""
+    """The largest difference between what two sides computed, and the largest value they compared.
+
+    ``moved`` is what rounding in the layers does to these outputs (`condition`), where that was measured.
+    """
 
     name: str
     what: str = ""
     max_error: float = 0.0
     scale: float = 0.0
+    moved: float = 0.0
 
     def add(self, found: Array, expected: Array) -> None:
         """Take one more pair into account; a shape, a NaN or an infinity on one side alone is an infinite error."""
@@ -61,7 +67,13 @@ class Comparison:
     @property
     def within(self) -> bool:
         """Whether the two sides agree to float32 rounding."""
-        return self.max_error <= TOLERANCE * max(1.0, self.scale)
+        return self.max_error <= self.allowed
+
+    @property
+    def allowed(self) -> float:
+        """The largest error that is float32 rounding."""
+        usual = TOLERANCE * max(1.0, self.scale)
+        return max(usual, min(self.moved, _WORST * usual))
 
     def __str__(self) -> str:
         return f"{self.name}{f' ({self.what})' if self.what else ''}: max error {self.max_error:.3g}"
@@ -77,10 +89,14 @@ class FrameworkRun:
     status: str = "run"
     max_error: float | None = None
     scale: float | None = None
+    moved: float | None = None
 
     def __str__(self) -> str:
         label = f"{self.role} in {self.framework}{f' {self.version}' if self.version else ''}"
-        return f"{label}: " + (self.status if self.max_error is None else f"max error {self.max_error:.3g}")
+        if self.max_error is None:
+            return f"{label}: {self.status}"
+        beside = f", rounding in the layers moves this model by {self.moved:.2g}" if self.moved else ""
+        return f"{label}: max error {self.max_error:.3g}{beside}"
 
 
 @dataclass
@@ -130,6 +146,8 @@ class Report:
         for comparison in comparisons:
             if comparison.max_error > 0.0 if exact else not comparison.within:
                 allowed = "none" if exact else f"at most {TOLERANCE:g} · {max(1.0, comparison.scale):.3g}"
+                if comparison.moved:
+                    allowed += f", or the {comparison.moved:.2g} by which rounding in the layers moves them"
                 raise Mismatch(
                     f"{self.target}: scores differ from {self.source}: {comparison}, expected {allowed}", self
                 )
