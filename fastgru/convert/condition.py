@@ -1,7 +1,7 @@
-"""How far two right evaluations of one model may be apart in float32: what rounding in its layers does to its outputs.
+"""How far two right float32 evaluations of a model may be apart: what rounding in its layers does to its outputs.
 
-A normalisation of numbers that hardly differ divides by next to nothing: what the layer before it rounded away comes out
-many times as large. So the condition of each model is measured, where it matters.
+A normalisation of numbers that hardly differ divides by next to nothing: what the layer before it rounded away comes
+out many times as large. So the condition of each model is measured, where it matters.
 """
 
 from __future__ import annotations
