@@ -141,6 +141,19 @@ class TestErrors:
             convert(source, source)
         assert source.read_bytes() == before
 
+    def test_the_data_of_the_source_is_not_overwritten(self, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx", reason="it writes the file")
+        model = onnx.load(GOLDEN / "onnx_tf2onnx_stack.onnx")
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.onnx", size_threshold=0)
+        before = (tmp_path / "w.onnx").read_bytes()
+        (tmp_path / "link.onnx").symlink_to("w.onnx")
+        for target in ("w.onnx", "link.onnx", "m.onnx"):
+            with pytest.raises(FormatError, match=rf"{target}: expected another file than .*, which is read"):
+                convert(tmp_path / "m.onnx", tmp_path / target)
+        source, target, data = (str(tmp_path / name) for name in ("m.onnx", "x.onnx", "w.onnx"))
+        assert main(["convert", source, target, "--report", data]) == 1
+        assert (tmp_path / "w.onnx").read_bytes() == before and before
+
     @pytest.mark.parametrize("verified", [False, True])
     @pytest.mark.parametrize(("name", "target"), [("keras_reset_before.keras", "m.pt"), ("torch_bigru.pt", "m.keras")])
     def test_refusals_name_the_source(self, name: str, target: str, verified: bool, tmp_path: Path) -> None:

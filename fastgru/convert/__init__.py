@@ -75,18 +75,16 @@ def convert(
     """
     path = os.fspath(target)
     kind = target_format(path, to)
-    read = [os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))]
-    for given in read if os.path.exists(path) else ():
-        if os.path.exists(given) and os.path.samefile(given, path):
-            raise FormatError(f"{path}: expected another file than {given}, which is read")
+    _spare(path, *(os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))))
     if opset is not None and kind != "onnx":
         raise FormatError(f"{path}: opset: expected none for a target that is no ONNX file, found {opset}")
     file = formats.read(source) if config is None else formats.read(source, config)
+    _spare(path, *file.data_files)
     with about(file.path):
         model = _model(file, kind, prefix)
     if kind == "fastgru" and not isinstance(model, Model):
         kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
-    report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
+    report = Report(file.path, path, file.format, file.version, TARGETS[kind].title, file.data_files)
     report.notes += _left_out(file, model, prefix)
     if not verify:
         with tables.told_of(path), about(file.path, path):
@@ -107,6 +105,13 @@ def convert(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return report
+
+
+def _spare(path: str, *read: str) -> None:
+    """Refuse to write over what is read."""
+    for given in read if os.path.exists(path) else ():
+        if os.path.exists(given) and os.path.samefile(given, path):
+            raise FormatError(f"{path}: expected another file than {given}, which is read")
 
 
 def _left_out(file: ModelFile, model: Model | nn.GRU | nn.GRUCell | ModelFile, prefix: str | None) -> list[str]:

@@ -109,6 +109,8 @@ class Report:
         Paths.
     source_format, source_version, target_format
         What was read, which version of its framework wrote it, what was written.
+    data_files
+        What else of the source was read: external data of ONNX.
     tensors
         How many tensors the target holds.
     verified
@@ -132,6 +134,7 @@ class Report:
     source_format: str
     source_version: str
     target_format: str
+    data_files: tuple[str, ...] = ()
     tensors: int = 0
     verified: bool = False
     weights: str = ""
@@ -158,7 +161,7 @@ class Report:
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: plain(item) for key, item in value.items()}
-            if isinstance(value, list):
+            if isinstance(value, (list, tuple)):
                 return [plain(item) for item in value]
             return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 

@@ -47,6 +47,11 @@ class TensorReader:
         self._held = len(source)
         self._declared = 0
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The real paths of the data files that were read."""
+        return tuple(self._files)
+
     def read(self, proto: Any, member: str) -> Tensor:
         """The values of a TensorProto.
 
