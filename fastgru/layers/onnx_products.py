@@ -11,6 +11,7 @@ import numpy as np
 from .. import ops
 from .base import Array, as_float32
 from .onnx_node import Computed, OnnxNode, Operator
+from .onnx_packs import Packs
 from .onnx_shaping import check_broadcast, check_size
 
 _FLOAT = np.dtype(np.float32)
@@ -19,9 +20,9 @@ _FLOAT = np.dtype(np.float32)
 class MatMul(OnnxNode):
     """A B, as numpy.matmul: batches of matrices broadcast."""
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         b = _matrix(inputs[1])
-        self._packed = None if b is None else _pack(b)
+        self._packed = None if b is None else packs.get((b, None), None, lambda: _pack(b))
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         a, b = x
@@ -37,7 +38,7 @@ class MatMul(OnnxNode):
 class Gemm(OnnxNode):
     """α A' B' + β C, where ' may transpose; a constant B is packed, with a constant C that is a bias."""
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         node = self.spec
         self._alpha, self._beta = np.float32(node.number("alpha", 1.0)), np.float32(node.number("beta", 1.0))
         self._trans_a, self._trans_b = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
@@ -46,12 +47,13 @@ class Gemm(OnnxNode):
         b, c = _matrix(inputs[1]), inputs[2] if len(inputs) > 2 else None
         if b is None:
             return
-        b = b.T if self._trans_b else b
-        bias = None
-        if isinstance(c, np.ndarray) and self._alpha == 1 and c.shape in ((b.shape[1],), (1, b.shape[1])):
-            bias = self._beta * as_float32(c).reshape(-1)
-        self._biased = bias is not None
-        self._packed = _pack(b, bias)
+        matrix = b.T if self._trans_b else b
+        if isinstance(c, np.ndarray) and self._alpha == 1 and c.shape in ((matrix.shape[1],), (1, matrix.shape[1])):
+            bias, beta = as_float32(c).reshape(-1), self._beta
+            self._packed = packs.get((matrix, bias), float(beta), lambda: _pack(matrix, beta * bias))
+            self._biased = self._packed is not None
+        else:
+            self._packed = packs.get((matrix, None), None, lambda: _pack(matrix))
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         a, b, c = (*x, None)[:3]
