@@ -16,7 +16,7 @@ from .untrusted import LIMITS, REMEDIES, Source
 
 __all__ = ["ELEMENTS", "TensorReader"]
 
-#: TensorProto.DataType → NumPy's name, as far as GRU models use them.
+#: TensorProto.DataType → NumPy's name (and bfloat16, which it lacks), as far as GRU models use them.
 ELEMENTS: dict[int, str] = {
     1: "float32",
     2: "uint8",

@@ -13,27 +13,17 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..formats.onnx_tensors import ELEMENTS
 from .base import Array, as_float32
 from .onnx_node import VARIADIC, Function, NodeSpec, Operator
 from .onnx_shaping import check_broadcast
 
-#: TensorProto.DataType → NumPy. Doubles are computed in float32, as everything here.
+#: TensorProto.DataType → NumPy, of those that it has. Doubles are computed in float32, as everything here.
 DTYPES: dict[int, type[np.generic]] = {
-    1: np.float32,
-    2: np.uint8,
-    3: np.int8,
-    4: np.uint16,
-    5: np.int16,
-    6: np.int32,
-    7: np.int64,
-    9: np.bool_,
-    10: np.float16,
-    11: np.float32,
-    12: np.uint32,
-    13: np.uint64,
+    number: np.dtype("float32" if kind == "float64" else kind).type
+    for number, kind in ELEMENTS.items()
+    if kind != "bfloat16"
 }
-
-
 _DOUBLE = 11
 
 

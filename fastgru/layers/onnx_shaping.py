@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats.onnx_tensors import ELEMENTS
 from ..formats.untrusted import LIMITS
 from .base import Array
 from .onnx_node import VARIADIC, NodeSpec, Operator
@@ -292,12 +293,9 @@ def _one(value: Any) -> Any:
         return np.float32(0)
     if not isinstance(value, Mapping) or not isinstance(value.get("values"), Sequence) or len(value["values"]) != 1:
         raise ValueError(f"attribute value: expected one number, found {value!r:.80}")
-    if value.get("dtype") not in _KINDS:
+    if value.get("dtype") == "bfloat16" or value.get("dtype") not in ELEMENTS.values():
         raise ValueError(f"attribute value: expected a known type, found {value.get('dtype')!r:.80}")
     return np.dtype(value["dtype"]).type(value["values"][0])
-
-
-_KINDS = "float16 float32 float64 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 def _range(node: NodeSpec, start: Array, limit: Array, delta: Array) -> Array:
