@@ -16,6 +16,7 @@ import fastgru
 
 from . import demo, formats, loading, nn, tables
 from .convert import command as convert_command
+from .convert.refusals import about
 from .formats import FormatError, ModelFile
 from .layers.base import Array, Shape
 from .models import Model
@@ -129,14 +130,17 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     if arguments.draft:
         return _draft(arguments)
-    file = formats.read(arguments.file, arguments.config)
+    with about(arguments.file, *filter(None, [arguments.config])):
+        file = formats.read(arguments.file, arguments.config)
+        model = None if file.config is None else Model.from_model_file(file)
     version = f", written by version {file.version}" if file.version else ", version not recorded"
     print(f"{file.path}: {file.format}{version}")
     notes = file.notes
-    if file.config is None:
+    if file.format == "keras-weights":
+        notes += ("weights alone: --config gives their layers, --draft writes a config of them to fill in",)
+    if model is None:
         _print_state_dict(file)
     else:
-        model = Model.from_model_file(file)
         _print_model(model)
         notes = model.notes
     for note in notes:

@@ -141,6 +141,33 @@ class TestErrors:
             convert(source, source)
         assert source.read_bytes() == before
 
+    def test_the_data_of_the_source_is_not_overwritten(self, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx", reason="it writes the file")
+        model = onnx.load(GOLDEN / "onnx_tf2onnx_stack.onnx")
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.onnx", size_threshold=0)
+        before = (tmp_path / "w.onnx").read_bytes()
+        (tmp_path / "link.onnx").symlink_to("w.onnx")
+        for target in ("w.onnx", "link.onnx", "m.onnx"):
+            with pytest.raises(FormatError, match=rf"{target}: expected another file than .*, which is read"):
+                convert(tmp_path / "m.onnx", tmp_path / target)
+        source, target, data = (str(tmp_path / name) for name in ("m.onnx", "x.onnx", "w.onnx"))
+        assert main(["convert", source, target, "--report", data]) == 1
+        assert (tmp_path / "w.onnx").read_bytes() == before and before
+
+    @pytest.mark.parametrize("verified", [False, True])
+    @pytest.mark.parametrize(("name", "target"), [("keras_reset_before.keras", "m.pt"), ("torch_bigru.pt", "m.keras")])
+    def test_refusals_name_the_source(self, name: str, target: str, verified: bool, tmp_path: Path) -> None:
+        pytest.importorskip("h5py", reason="it writes .keras")
+        options: dict[str, Any] = {"prefix": "other"} if target == "m.keras" else {}
+        with pytest.raises(FormatError) as error:
+            convert(GOLDEN / name, tmp_path / target, verify=verified, **options)
+        assert str(error.value).startswith(f"{GOLDEN / name}: ") and str(error.value).count(name) == 1
+
+    def test_an_opset_is_the_targets(self, tmp_path: Path) -> None:
+        pytest.importorskip("onnx", reason="it knows the opsets")
+        with pytest.raises(FormatError, match=r"m\.onnx: opset: expected 17 … "):
+            convert(TEXT, tmp_path / "m.onnx", opset=5, verify=True)
+
     def test_a_missing_source_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for options in ([], ["--verify"]):
             assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "m.pt"), *options]) == 1
@@ -232,6 +259,20 @@ class TestProof:
         assert ".tmp" not in str(error.value) and error.value.report.verified
         assert target.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == sorted(["in", name])
 
+    def test_kinds_of_inputs_that_were_not_run_are_said(self, source: Path, tmp_path: Path) -> None:
+        pytest.importorskip("onnx", reason="it writes .onnx")
+        every = {"random", "zeros", "saturating", "one step", "masked", "lengths"}
+        reasons = {"m.onnx": ("lengths", "an ONNX graph takes none"), "m.pt": ("lengths", "they are no weights")}
+        for name, (kind, why) in reasons.items():
+            report = convert(source, tmp_path / name, verify=True)
+            assert {c.name for c in report.inputs} | set(report.skipped) == every
+            assert report.skipped[kind].startswith(why) and report.skipped["masked"] == "no layer masks steps"
+            assert any(line.startswith(f"not on inputs with lengths: {why}") for line in report.lines())
+        report = convert(TEXT, tmp_path / "m.safetensors", verify=True)
+        assert set(report.skipped) == {"saturating", "one step", "masked"}
+        assert report.skipped["saturating"] == "all inputs are ids"
+        assert set(convert(TORCH, tmp_path / "again.pt", verify=True).skipped) == {"masked", "lengths"}
+
     def test_masks_and_lengths_are_among_the_inputs(self, tmp_path: Path) -> None:
         pytest.importorskip("h5py", reason="it writes .keras")
         report = convert(GOLDEN / "k3_embedding_masks.keras", tmp_path / "m.keras", verify=True)
@@ -274,13 +315,13 @@ class TestCommandLine:
         assert main(["convert", str(TEXT), str(target), "--verify", "--report", str(out)]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert printed[0] == f"{target}: 11 tensors from keras-v3 to PyTorch state_dict; weights equal"
-        assert printed[1].split() == ["layer", "class", "max", "error"] and "on random: max error 0" in printed
+        assert printed[1].split() == ["layer", "class", "max", "error"] and "on random inputs: max error 0" in printed
         assert any(line.startswith("note: gru: torch.nn.GRU(input_size=16, hidden_size=24, ") for line in printed)
         report = json.loads(out.read_text())
         assert report["source"] == str(TEXT) and report["target"] == str(target)
         assert (report["source_format"], report["target_format"]) == ("keras-v3", "PyTorch state_dict")
         assert report["verified"] is True and report["frameworks"] == []
-        assert {"name", "what", "max_error", "scale"} == set(report["layers"][0]) == set(report["inputs"][0])
+        assert {"name", "what", "max_error", "scale", "moved"} == set(report["layers"][0]) == set(report["inputs"][0])
 
     def test_a_failed_proof_is_reported(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
         monkeypatch.setattr("fastgru.convert.report.TOLERANCE", -1.0)

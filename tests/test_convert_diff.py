@@ -117,8 +117,8 @@ def test_planted(change: Any, words: tuple[str, ...], harmless: bool | None, tmp
         worst = max(c.max_error for c in found.outputs)
         assert (worst < 1e-6) if harmless else (worst > 1e-4 if harmless is False else 0 < worst < 0.1), worst
         if harmless is False and "float16" not in words:
-            assert "with that undone by" in said[-1]
-            assert float(said[-1].rsplit(" ", 1)[1]) < 1e-6
+            assert "with that corrected in B" in said[-1]
+            assert float(said[-1].rsplit("(", 1)[1].split()[0]) < 1e-6
     for word in words:
         assert word in lines(diff(a, b))
 
@@ -132,12 +132,12 @@ def test_directions(tmp_path: Path) -> None:
 
 def test_other_weights_are_not_explained_away(tmp_path: Path) -> None:
     found = diff(write(tmp_path / "a", state()), write(tmp_path / "b", state(seed=1)))
-    assert len(found.suspects) == 2 and all("no way known here" in s for s in found.suspects)
+    assert len(found.suspects) == 2 and all("no usual mistake" in s for s in found.suspects)
     # a suspect that explains three of four tensors explains nothing
     changed = of_l0(gate_order, state())
     changed["rnn.weight_hh_l0"][3, 3] += 0.01
     found = diff(tmp_path / "a", write(tmp_path / "c", changed))
-    assert len(found.suspects) == 1 and "no way known here" in found.suspects[0]
+    assert len(found.suspects) == 1 and "no usual mistake" in found.suspects[0]
 
 
 def test_equal_copies(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_variants(one: dict[str, Any], other: dict[str, Any], word: str, tmp_pat
     found = diff(saved(tmp_path / "a", **one), saved(tmp_path / "b", **other))
     assert all(t.max_abs == 0 for t in found.tensors) and not found.equal
     assert len(found.suspects) == 1 and word in found.suspects[0], found.suspects
-    assert "with that undone by 0" in found.suspects[0]
+    assert "(0 with that corrected in B)" in found.suspects[0]
     assert max(c.max_error for c in found.outputs) > 1e-3
 
 
@@ -238,7 +238,7 @@ def test_cudnn_layout_taken_for_the_plain_one(tmp_path: Path) -> None:
     wrong.set_weights([kernel, recurrent, bias.reshape(2, 12)])
     wrong.save(tmp_path / "wrong")
     found = diff(path, tmp_path / "wrong")
-    assert any("CuDNN" in s for s in found.suspects) and "undone by" in found.suspects[-1], lines(found)
+    assert any("CuDNN" in s for s in found.suspects) and "corrected in B" in found.suspects[-1], lines(found)
     assert any("CuDNN" in s for s in diff(tmp_path / "wrong", path).suspects)
 
 
@@ -324,8 +324,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.splitlines()[-1] == "equal"
     assert main(["diff", a, b]) == 1
     out = capsys.readouterr().out
-    assert "suspect: rnn.l0: gate order" in out and out.splitlines()[-1] == "different"
-    assert "rnn.l0 weight_ih  (15, 4)" in out and "max abs" in out
+    assert "likely cause: rnn.l0: gate order" in out and out.splitlines()[-1] == "different"
+    assert "outputs on random inputs: differ by up to" in out and "more than float32 rounding" in out
+    assert "rnn.l0 weight_ih  (15, 4)" in out and "largest difference" in out
     assert main(["diff", a, str(tmp_path / "absent")]) == 2
     assert "absent" in capsys.readouterr().err
     (tmp_path / "junk").write_bytes(b"junk")

@@ -58,6 +58,12 @@ class TestWriter:
             write_pytorch(tmp_path / "m.pt", {"w": np.zeros(2, np.uint16)})
         assert not list(tmp_path.iterdir())
 
+    def test_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+        """A pickle of Python may hold half of a surrogate pair, which UTF-8 can't."""
+        with pytest.raises(FormatError, match=r"m\.pt: tensor 'rnn\.\\ud800w': expected a name that is Unicode text"):
+            write_pytorch(tmp_path / "m.pt", {"a": np.ones(3), "rnn.\ud800w": np.zeros(2)})
+        assert not list(tmp_path.iterdir())
+
     def test_the_same_memory_stays_one_storage(self, tmp_path: Path) -> None:
         table = normal(6, 4)
         write_pytorch(tmp_path / "m.pt", {"in": table, "out": table, "copy": table.copy(), "turned": table.T})

@@ -189,6 +189,32 @@ def test_external_data_outside_of_its_file(entries: dict[str, Any], message: str
         formats.read(path)
 
 
+def many_external(folder: Path, tensors: int, spelling: str = "data.bin", kind: int = TensorProto.FLOAT) -> Path:
+    """A model of ``tensors`` constants that all are the first mebibyte of data.bin."""
+    width = 2 if kind == TensorProto.BFLOAT16 else 4
+    made = []
+    for i in range(tensors):
+        made.append(TensorProto(name=f"c{i}", data_type=kind, dims=[(1 << 20) // width], data_location=1))
+        made[-1].external_data.add(key="location", value=spelling.format("./" * i))
+    (folder / "data.bin").write_bytes(bytes(1 << 20))
+    path = folder / "m.onnx"
+    path.write_bytes(model_of([helper.make_node("Add", ["x", "c0"], ["y"])], made).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("spelling", ["data.bin", "{}data.bin"])
+def test_tensors_that_all_name_one_range_are_added_up(spelling: str, tmp_path: Path) -> None:
+    """A hundred gigabytes are declared by few names of one mebibyte; a file of many spellings is one file."""
+    path = many_external(tmp_path, 80, spelling)
+    with pytest.raises(formats.FormatError, match=r"initializer 'c\d+': expected at most \d+ bytes in all tensors"):
+        formats.read(path)
+
+
+def test_tied_external_tensors_are_one_array(tmp_path: Path) -> None:
+    tensors = formats.read(many_external(tmp_path, 32, kind=TensorProto.BFLOAT16)).tensors
+    assert len(tensors) == 32 and all(np.shares_memory(tensors["c0"], value) for value in tensors.values())
+
+
 def test_external_data_that_is_no_file(tmp_path: Path) -> None:
     path = external(tmp_path / "model", "data.bin")
     with pytest.raises(formats.FormatError, match="expected external data in 'data.bin', found No such file"):

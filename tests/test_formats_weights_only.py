@@ -292,6 +292,7 @@ def test_command_line(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
     assert "keras-weights" in out and "bidirectional/forward_layer/cell/vars/0 (5, 12)" in out
+    assert "--config" in out and "--draft" in out
     assert main(["info", str(path), "--config", config]) == 0
     assert "4 → 3, reset_before" in capsys.readouterr().out.replace("8 →", "4 →")
     np.save(tmp_path / "x.npy", want["x0"])

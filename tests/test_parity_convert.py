@@ -256,6 +256,7 @@ def test_the_frameworks_of_both_sides_are_run(tmp_path: Path) -> None:
         ("torch_bigru.pt", "m.onnx"),
         ("keras_text_gru.keras", "m.onnx"),
         ("k3_mixed_float16.keras", "m.keras"),
+        ("onnx_tf2onnx_stack.onnx", "m.keras"),
     ):
         report = convert(GOLDEN / source, tmp_path / target, verify=True)
         runs[source, target] = {(run.framework, run.role): run for run in report.frameworks}
@@ -269,4 +270,5 @@ def test_the_frameworks_of_both_sides_are_run(tmp_path: Path) -> None:
         {("PyTorch", "source"), ("ONNX Runtime", "target")},
         {("Keras", "source"), ("ONNX Runtime", "target")},
         {("Keras", "source"), ("Keras", "target")},
+        {("ONNX Runtime", "source"), ("Keras", "target")},
     ]

@@ -17,6 +17,7 @@ from ..formats.replacing import take_place
 from ..models import Model
 from ..models.onnx import OnnxModel
 from .from_onnx import as_layers
+from .refusals import about
 from .report import Mismatch, Report
 from .targets import TARGETS, target_format, write
 from .verify import verify as verify_target
@@ -74,28 +75,28 @@ def convert(
     """
     path = os.fspath(target)
     kind = target_format(path, to)
-    read = [os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))]
-    for given in read if os.path.exists(path) else ():
-        if os.path.exists(given) and os.path.samefile(given, path):
-            raise FormatError(f"{path}: expected another file than {given}, which is read")
+    _spare(path, *(os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))))
     if opset is not None and kind != "onnx":
         raise FormatError(f"{path}: opset: expected none for a target that is no ONNX file, found {opset}")
     file = formats.read(source) if config is None else formats.read(source, config)
-    model = _model(file, kind, prefix)
+    _spare(path, *file.data_files)
+    with about(file.path):
+        model = _model(file, kind, prefix)
     if kind == "fastgru" and not isinstance(model, Model):
         kind = "pytorch"  # a GRU without a graph has PyTorch's names in our files too
-    report = Report(file.path, path, file.format, file.version, TARGETS[kind].title)
+    report = Report(file.path, path, file.format, file.version, TARGETS[kind].title, file.data_files)
     report.notes += _left_out(file, model, prefix)
     if not verify:
-        with tables.told_of(path):
+        with tables.told_of(path), about(file.path, path):
             write(kind, path, model, report, opset or _OPSET)
         return report
     real = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(real), f".{secrets.token_hex(6)}.{os.path.basename(path)}")
     try:
-        with tables.told_of(path):
-            write(kind, temporary, model, report, opset or _OPSET)
-        verify_target(kind, temporary, file, model, report)
+        with about(file.path, temporary, path):
+            with tables.told_of(path):
+                write(kind, temporary, model, report, opset or _OPSET)
+            verify_target(kind, temporary, file, model, report)
         take_place(temporary, real)
     except FormatError as error:
         text = str(error).replace(temporary, path)
@@ -104,6 +105,13 @@ def convert(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return report
+
+
+def _spare(path: str, *read: str) -> None:
+    """Refuse to write over what is read."""
+    for given in read if os.path.exists(path) else ():
+        if os.path.exists(given) and os.path.samefile(given, path):
+            raise FormatError(f"{path}: expected another file than {given}, which is read")
 
 
 def _left_out(file: ModelFile, model: Model | nn.GRU | nn.GRUCell | ModelFile, prefix: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from ..layers.base import Array
 from ..layers.core import Embedding, Masking
 from ..models import Model, walk
 
-__all__ = ["Case", "cases", "gru_cases", "score"]
+__all__ = ["Case", "cases", "gru_cases", "score", "skipped"]
 
 #: Far out on every activation: gates that are 0 or 1, n that is -1 or 1.
 _SATURATING = np.float32(50.0)
@@ -57,6 +57,24 @@ def _cases(model: Model, samples: list[Array]) -> Iterator[Case]:
     timed = [x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu") for x in samples]
     if any(timed) and not model.one_batch:
         yield Case("lengths", samples, [_lengths(x) if t else None for x, t in zip(samples, timed, strict=True)])
+
+
+def skipped(model: Model | nn.GRU | nn.GRUCell, made: list[Case]) -> dict[str, str]:
+    """Why the other kinds of input are not among ``made``, the cases of the model; empty where there are none."""
+    if isinstance(model, Model):
+        whole = "the graph of an ONNX file has no axis known to be time" if model.format == "onnx" else ""
+        whole = whole or ("rows and steps of a stateful or time-major model are its own" if model.one_batch else "")
+        why = {
+            "saturating": "all inputs are ids",
+            "one step": whole or "the number of steps is fixed",
+            "masked": "no layer masks steps",
+            "lengths": whole or "no input has steps",
+        }
+    else:
+        why = {"one step": "a cell knows no other", "masked": "a GRU of PyTorch masks nothing"}
+        why["lengths"] = "they come beside a GRU of PyTorch, by packed sequences"
+    names = {case.name for case in made}
+    return {kind: reason for kind, reason in why.items() if kind not in names} if made else {}
 
 
 def _padding(model: Model) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 
 from .. import tables
 from ..formats import FormatError
@@ -49,9 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     tables.check_target(arguments.target)
     if arguments.report:
         tables.check_target(arguments.report)
-        taken = [os.path.realpath(path) for path in (arguments.source, arguments.target)]
-        if os.path.realpath(arguments.report) in taken:
-            raise FormatError(f"{arguments.report}: --report: expected a file beside source and target")
+        _spare(arguments.report, filter(None, (arguments.source, arguments.target, arguments.config)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, if it runs, greets on every stream
     try:
         report = convert(
@@ -71,7 +70,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _spare(path: str, others: Iterable[str]) -> None:
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise FormatError(f"{path}: --report: expected a file that is neither read nor the target")
+
+
 def _save(report: Report, path: str | None) -> None:
     if path:
+        _spare(path, report.data_files)
         with tables.told_of(path), replacing(path) as file:
             file.write(report.to_json().encode() + b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from ..models import Model
 from .cases import Case, cases, score
 from .cells import as_model
 from .grus import DirectedGRU, grus_of
-from .report import Comparison
+from .refusals import about
+from .report import Comparison, in_words
 from .suspects import rounding, suspects
 
 __all__ = ["Difference", "TensorDifference", "diff"]
@@ -82,31 +83,46 @@ class Difference:
 
     def lines(self) -> list[str]:
         """The report, a line each."""
-        return [*self._table(), *self._behaviour(), *(f"suspect: {s}" for s in self.suspects), *self._end()]
+        return [*self._table(), *self._behaviour(), *(f"likely cause: {s}" for s in self.suspects), *self._end()]
 
     def _table(self) -> list[str]:
-        rows: list[tuple[str, ...]] = [("tensor", "shape", "max abs", "relative", "")]
+        rows: list[tuple[str, ...]] = [("tensor", "shape", "largest difference", "relative to A's largest", "")]
         equal = 0
         for t in self.tensors:
             if t.max_abs == 0 and t.a is not None:
                 equal += 1
                 continue
-            name = str(t.a) if t.a == t.b else f"{t.a or '–'} / {t.b or '–'}"
-            shape = str(t.shape_a) if t.shape_a == t.shape_b else f"{t.shape_a or '–'} / {t.shape_b or '–'}"
+            name = _both(t.a, t.b)
+            shape = _both(t.shape_a, t.shape_b)
             missing = "only in A" if t.b is None else "only in B" if t.a is None else t.note
             numbers = ["–" if v is None else f"{v:.3g}" for v in (t.max_abs, t.relative)]
             rows.append((name, shape, *numbers, missing))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         shown = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        head = f"A: {self.a}", f"B: {self.b}", f"{equal} of {len(self.tensors)} tensors equal"
+        head = [f"A: {self.a}", f"B: {self.b}", f"{equal} of {len(self.tensors)} tensors equal"]
+        if len(shown) > 1:
+            head[-1] += "; the others, as A ↔ B, those of GRUs in PyTorch's layout (gates r z n):"
         return [*head, *(shown if len(shown) > 1 else [])]
 
     def _behaviour(self) -> list[str]:
-        return [f"outputs on inputs of kind {c}" for c in self.outputs]
+        return [f"outputs on {in_words(c.name)}: {_gap(c)}" for c in self.outputs]
 
     def _end(self) -> list[str]:
-        verdict = "different" if not self.equal else "equal" if self.outputs else "equal (the tensors)"
+        verdict = (
+            "different" if not self.equal else "equal" if self.outputs else "equal in tensors, outputs not compared"
+        )
         return [*(f"note: {note}" for note in self.notes), verdict]
+
+
+def _both(a: Any, b: Any) -> str:
+    return " ↔ ".join(str(v) for v in dict.fromkeys((a, b)) if v is not None)
+
+
+def _gap(outputs: Comparison) -> str:
+    if not outputs.max_error:
+        return "equal"
+    rounding = "float32 rounding" if outputs.within else "more than float32 rounding"
+    return f"differ by up to {outputs.max_error:.3g}, {rounding}"
 
 
 def diff(
@@ -171,7 +187,8 @@ class _Side:
             self.model = loading.from_file(self.file, prefix if self.file.config is None else None)
         except FormatError as error:
             why = "weights alone, --config gives the layers" if self.file.format == "keras-weights" else str(error)
-            self.notes.append(f"{self.file.path}: only tensors are compared: {why}")
+            why = why.removeprefix(f"{self.file.path}: ")
+            self.notes.append(f"{self.file.path}: only its tensors are compared: {why}")
         self.grus = grus_of(self.file, self.model if isinstance(self.model, Model) else None)
         if prefix is not None and self.file.config is None:
             start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
@@ -215,9 +232,11 @@ def _gru_rows(a: DirectedGRU, b: DirectedGRU) -> Iterable[TensorDifference]:
         if x is None and y is None:
             continue
         # no bias is a bias of zeros
+        absent = "A" if x is None else "B" if y is None else ""
         x = np.zeros_like(y) if x is None else x
         y = np.zeros_like(x) if y is None else y
-        yield _row(f"{a.name} {part}", f"{b.name} {part}", x, y)
+        row = _row(f"{a.name} {part}", f"{b.name} {part}", x, y)
+        yield replace(row, note=f"{absent} has none, that is zeros") if absent and row.max_abs != 0 else row
 
 
 def _row(name_a: str, name_b: str, a: Array, b: Array, other_layout: bool = False) -> TensorDifference:
@@ -296,19 +315,22 @@ def _compare_outputs(a: _Side, b: _Side, found: Difference) -> None:
         return
     made = cases(ours) or cases(theirs)
     if not made:
-        found.notes.append("the shape of the inputs is in neither file: outputs not compared")
+        found.notes.append("outputs not compared: neither file says the shape of the inputs")
     for case in made:
         try:
-            firsts, seconds = list(_readings(a, ours, case, b)), list(_readings(b, theirs, case, a))
-        except (ValueError, TypeError, IndexError) as error:
+            with about(a.file.path):
+                firsts = list(_readings(a, ours, case, b))
+            with about(b.file.path):
+                seconds = list(_readings(b, theirs, case, a))
+        except (ValueError, IndexError) as error:
             if case is made[0]:
-                found.notes.append(f"inputs that fit one do not fit the other: outputs not compared ({error})")
+                found.notes.append(f"outputs not compared: inputs that fit one model do not fit the other ({error})")
                 return
             continue  # lengths or masks that one of them can't take
         pairs = [(x, y) for x in firsts for y in seconds if [v.shape for v in x] == [v.shape for v in y]]
         if not pairs:
             shapes = [" ".join(str(v.shape) for v in side[0]) for side in (firsts, seconds)]
-            found.notes.append(f"outputs of other shapes: {shapes[0]} in A, {shapes[1]} in B: not compared")
+            found.notes.append(f"outputs not compared: on the same inputs A gives the shape {shapes[0]}, B {shapes[1]}")
             return
         found.outputs.append(min((_comparison(case, x, y) for x, y in pairs), key=lambda c: c.max_error))
 

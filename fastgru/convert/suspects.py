@@ -225,15 +225,19 @@ def _of_pair(a: DirectedGRU, b: DirectedGRU, atol: float) -> Iterator[str]:
         explanation = _explain(a.weights, b.weights, a.reset_after and b.reset_after)
     if explanation is None:
         yield from variants
-        yield f"weights that differ in no way known here; outputs differ by up to {before:.2g}"
+        yield f"other weights, which no usual mistake (order, sign, layout, rounding) explains{_apart(before)}"
         return
     lines = [*variants, *explanation.names]
     yield from lines[:-1]
     if lines:
         # B's weights corrected, run as A's are: what is left?
         after = _error(a.run(x), a.run(x, explanation.corrected))
-        undone = f", with that undone by {after:.2g}" if after < before / 2 else ""
-        yield f"{lines[-1]}; outputs differ by up to {before:.2g}{undone}"
+        undone = f" ({after:.2g} with that corrected in B)" if after < before / 2 else ""
+        yield f"{lines[-1]}{_apart(before)}{undone}"
+
+
+def _apart(error: float) -> str:
+    return f"; on its own, this GRU's outputs differ by up to {error:.2g}"
 
 
 def _close(a: gates.Weights, b: gates.Weights, atol: float) -> bool:

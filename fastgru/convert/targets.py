@@ -105,7 +105,9 @@ def _write_onnx(path: str, model: Source, report: Report, opset: int) -> int:
     assert not isinstance(model, ModelFile)
     try:
         data = onnx_model(model, opset=opset)
-    except ImportError as error:
+    except FormatError:
+        raise
+    except (ImportError, ValueError) as error:  # no package that writes it, or none of this opset
         raise FormatError(f"{path}: {error}") from error
     with replacing(path) as file:
         file.write(data)

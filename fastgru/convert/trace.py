@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..layers.core import Embedding, Masking
 from ..layers.recurrent import RNN
 from ..models import Model, walk
 
-__all__ = ["Call", "masked_calls", "trace"]
+__all__ = ["Call", "masked_calls", "run_through", "trace"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,23 @@ def trace(model: Model, inputs: Iterable[Array], masks: Iterable[Any] | None = N
     return calls
 
 
-def _run(graph: Graph, inputs: list[Any], masks: list[Any], path: str, calls: list[Call]) -> tuple[Any, Any]:
+def run_through(model: Model, inputs: Iterable[Array], change: Callable[[Array], Array]) -> list[Array]:
+    """The outputs of a model in which what a layer gives goes through ``change`` on its way to the next."""
+    arrays = list(inputs)
+    model.reset_states()
+    y, _ = _run(model.graph, arrays, [None] * len(arrays), "", [], change)
+    model.reset_states()
+    return list(y)
+
+
+def _run(
+    graph: Graph,
+    inputs: list[Any],
+    masks: list[Any],
+    path: str,
+    calls: list[Call],
+    change: Callable[[Array], Array] | None = None,
+) -> tuple[Any, Any]:
     """As `Graph.run`, a call at a time: each is run by a graph of its own."""
     values: list[Any] = [None] * graph.slots
     shown: list[Any] = [None] * graph.slots
@@ -66,7 +82,7 @@ def _run(graph: Graph, inputs: list[Any], masks: list[Any], path: str, calls: li
             ends = [end.name for end in layer.inputs]
             inner = [mask[name] for name in ends] if isinstance(mask, Mapping) else mask
             inner = list(inner) if isinstance(inner, (list, tuple)) else [inner] * len(arrays)
-            y, y_mask = _run(layer.graph, arrays, inner, f"{where}/", calls)
+            y, y_mask = _run(layer.graph, arrays, inner, f"{where}/", calls, change)
             for index, slot in node.outputs:
                 values[slot], shown[slot] = y[index], y_mask[index]
             continue
@@ -74,6 +90,7 @@ def _run(graph: Graph, inputs: list[Any], masks: list[Any], path: str, calls: li
         slots = tuple(slot for _, slot in node.outputs)
         step = Graph((replace(node, free=()),), tuple(used), slots, graph.slots)
         y, y_mask = step.run([values[s] for s in used], [shown[s] for s in used], None)
+        y = y if change is None else [change(v) for v in y]
         for slot, value, its_mask in zip(slots, y, y_mask, strict=True):
             values[slot], shown[slot] = value, its_mask
         state = None if node.state is None else fill(node.state, values)

@@ -14,7 +14,7 @@ from ..layers.base import NEWEST, Array, Dialect
 from ..layers.bidirectional import Bidirectional
 from ..models import Model, Sequential, walk
 from . import frameworks
-from .cases import cases, gru_cases, score
+from .cases import cases, gru_cases, score, skipped
 from .cells import as_model
 from .report import Comparison, Mismatch, Report
 from .trace import Call, trace
@@ -109,17 +109,20 @@ def _verify_model(kind: str, path: str, file: ModelFile, model: Model | nn.GRU |
         report.weights = "weights equal" if exact else ""
         report.notes.append(_NO_SCORES)
         return
+    report.skipped = skipped(side, made)
     layers: dict[tuple[str, int], Comparison] = {}
     for case in made:
-        if case.lengths is not None and not _keeps_lengths(kind, side):
+        if case.lengths is not None and (why := _other_lengths(kind, side)):
+            report.skipped[case.name] = why
             continue
         outputs = Comparison(case.name)
         try:
             expected = score(side, case)
-        except ValueError:
+        except ValueError as error:
             if case.lengths is None:
                 raise
-            continue  # a model that takes no padding
+            report.skipped[case.name] = f"the source takes none ({error})"
+            continue
         for a, b in zip(score(copy, case), expected, strict=True):
             outputs.add(a, b)
         report.inputs.append(outputs)
@@ -131,21 +134,24 @@ def _verify_model(kind: str, path: str, file: ModelFile, model: Model | nn.GRU |
     frameworks.check_target(kind, path, config, side, [c for c in made if c.lengths is None], report)
 
 
-def _keeps_lengths(kind: str, model: Source) -> bool:
-    """Whether lengths that a caller gives mean the same on both sides.
+def _other_lengths(kind: str, model: Source) -> str:
+    """Why lengths that a caller gives mean something else in the target; "" where they mean the same.
 
-    ONNX graphs take none beside their inputs. Keras 3.4 changed what merges do with masks, and Keras 3 what a GRU that
-    is called with a state does: masks of the model's own are refused there, those of a caller are the caller's matter.
+    Keras 3.4 changed what merges do with masks, and Keras 3 what a GRU that is called with a state does: masks of the
+    model's own are refused there, those of a caller are the caller's matter.
     """
+    if kind == "onnx":
+        return "an ONNX graph takes none beside its inputs"
     if kind == "fastgru" or not isinstance(model, Model):
-        return kind != "onnx"
+        return ""
     dialect = NEWEST if model._entry is None else Dialect.of(model.version)
-    if kind == "onnx" or dialect.merges_or:
-        return kind != "onnx"
+    if dialect.merges_or:
+        return ""
     models = [model, *(layer for layer in walk(model) if isinstance(layer, Model))]
     states = any(node.state is not None or isinstance(node.x, list) for part in models for node in part.graph.nodes)
     team = dialect.team and any(isinstance(layer, Bidirectional) for layer in walk(model))
-    return not states and not team
+    changed = "merges or initial states" if states else "Bidirectional" if team else ""
+    return f"what masks do at {changed} changed in Keras since the source" if changed else ""
 
 
 def _compare_layers(found: list[Call], expected: list[Call], comparisons: dict[tuple[str, int], Comparison]) -> None:

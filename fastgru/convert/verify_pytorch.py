@@ -20,7 +20,7 @@ from ..layers.normalization import BatchNormalization, LayerNormalization
 from ..layers.recurrent import RNN
 from ..models import Model
 from . import frameworks
-from .cases import Case, gru_cases, score
+from .cases import Case, gru_cases, score, skipped
 from .report import Comparison, Report
 from .to_pytorch import Module, modules
 from .trace import Call, trace
@@ -39,9 +39,11 @@ def compare_modules(model: Model, copy: ModelFile, made: list[Case], report: Rep
     theirs = {part.name: torch.module(part) for part in parts} if torch else {}
     errors = {part.name: Comparison(part.name or "the whole model", part.kind) for part in parts}
     beside = Comparison("PyTorch")
+    report.skipped = skipped(model, made)
     for case in made:
         if case.lengths is not None:
-            continue  # lengths are no weights: PyTorch is given them by the packed sequence
+            report.skipped[case.name] = "they are no weights: PyTorch is given them by packed sequences"
+            continue
         outputs = Comparison(case.name)
         calls = trace(model, case.inputs)
         for part in parts:
@@ -78,7 +80,9 @@ def compare_state_dict(
     torch = frameworks.Torch.load(copy, report)
     theirs = torch.module(part) if torch else None
     error, beside = Comparison(prefix.removesuffix(".") or part.kind, part.kind), Comparison("PyTorch")
-    for case in gru_cases(gru):
+    made = gru_cases(gru)
+    report.skipped |= skipped(gru, made)
+    for case in made:
         expected = score(gru, case)
         outputs = Comparison(case.name)
         for comparison, run in ((error, again), (beside, theirs)):

@@ -38,6 +38,8 @@ class ModelFile:
         The file.
     metadata : mapping of str to str
         The `__metadata__` of a safetensors file; empty for other formats.
+    data_files : tuple of str
+        The other files that tensors lie in: external data of ONNX. Real paths.
     """
 
     format: str
@@ -47,3 +49,4 @@ class ModelFile:
     notes: tuple[str, ...]
     path: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    data_files: tuple[str, ...] = ()

@@ -117,6 +117,7 @@ class _Reader:
             tensors,
             _notes(tensors),
             self._source.name,
+            data_files=self._reader.files,
         )
 
     def _versions(self) -> int:

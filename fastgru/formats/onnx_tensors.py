@@ -16,7 +16,7 @@ from .untrusted import LIMITS, REMEDIES, Source
 
 __all__ = ["ELEMENTS", "TensorReader"]
 
-#: TensorProto.DataType → NumPy's name, as far as GRU models use them.
+#: TensorProto.DataType → NumPy's name (and bfloat16, which it lacks), as far as GRU models use them.
 ELEMENTS: dict[int, str] = {
     1: "float32",
     2: "uint8",
@@ -43,6 +43,14 @@ class TensorReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._files: dict[str, memoryview] = {}
+        self._external: dict[tuple[str, int, int, str], Tensor] = {}  # by location, offset, length and type
+        self._held = len(source)
+        self._declared = 0
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The real paths of the data files that were read."""
+        return tuple(self._files)
 
     def read(self, proto: Any, member: str) -> Tensor:
         """The values of a TensorProto.
@@ -69,7 +77,7 @@ class TensorReader:
         if proto.HasField("segment"):
             raise self._source.refuse(member, expected="a whole tensor", found="a segment of one")
         if proto.data_location == _EXTERNAL:
-            values = self._elements(member, kind, count, self._external(proto, member), shape)
+            values = self._outside(proto, member, kind, count, shape)
         elif proto.HasField("raw_data"):
             values = self._elements(member, kind, count, proto.raw_data, shape)
         else:
@@ -107,8 +115,30 @@ class TensorReader:
 
     # -- external data ---------------------------------------------------------------------
 
-    def _external(self, proto: Any, member: str) -> memoryview:
-        """The bytes of one tensor in a file of the model's own folder."""
+    def _outside(self, proto: Any, member: str, kind: str, count: int, shape: tuple[int, ...]) -> Tensor:
+        """Elements in a file of the model's own folder, made once for all tensors of the same bytes.
+
+        Tensors without end may name the same bytes, so what they declare is added up.
+        """
+        location, offset, length, data = self._range(proto, member)
+        self._declared += length
+        most = LIMITS.bytes_for(self._held)
+        if self._declared > most:
+            raise self._source.refuse(
+                member,
+                expected=f"at most {most} bytes in all tensors, of files that hold {self._held}",
+                found=f"{self._declared} up to this one",
+                remedy=REMEDIES["bomb"],
+            )
+        place = (location, offset, length, kind)
+        if place not in self._external:
+            self._external[place] = self._elements(member, kind, count, data, shape)
+        elif self._external[place].size != count:
+            raise self._mismatch(member, f"{count} elements", f"{self._external[place].size}", kind, shape)
+        return self._external[place]
+
+    def _range(self, proto: Any, member: str) -> tuple[str, int, int, memoryview]:
+        """Location, offset, length and bytes of one tensor."""
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         data = self._file(location, member)
@@ -122,11 +152,9 @@ class TensorReader:
                 found=f"offset {offset} and length {length}",
                 remedy=REMEDIES["damaged"],
             )
-        return data[offset : offset + length]
+        return location, offset, length, data[offset : offset + length]
 
     def _file(self, location: str, member: str) -> memoryview:
-        if location in self._files:
-            return self._files[location]
         if self._source.folder is None:
             raise self._source.refuse(
                 member,
@@ -144,8 +172,10 @@ class TensorReader:
                 found=f"the location {location!r}, which leads out of it",
                 remedy=REMEDIES["external"],
             )
-        self._files[location] = self._map(path, location, member)
-        return self._files[location]
+        if path not in self._files:  # by its real path: one file has names without end
+            self._files[path] = self._map(path, location, member)
+            self._held += len(self._files[path])
+        return self._files[path]
 
     def _map(self, path: str, location: str, member: str) -> memoryview:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -54,7 +54,7 @@ def write_pytorch(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
     Raises
     ------
     FormatError
-        If PyTorch has no storage class for a dtype.
+        If PyTorch has no storage class for a dtype, or a name has no UTF-8.
     """
     storages: list[Tensor] = []
     keys: dict[tuple[int, str, tuple[int, ...], tuple[int, ...]], str] = {}
@@ -67,11 +67,18 @@ def write_pytorch(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
             raise FormatError(
                 f"{os.fspath(path)}: tensor {name!r}: expected one of {listed}, found {value.dtype}; convert it first"
             )
+        try:
+            text = _text(name)
+        except UnicodeEncodeError as error:
+            raise FormatError(
+                f"{os.fspath(path)}: tensor {name!r}: expected a name that is Unicode text, found a lone surrogate at "
+                f"character {error.start}; rename it first"
+            ) from error
         place = (value.__array_interface__["data"][0], value.dtype.str, value.shape, value.strides)
         if place not in keys or value.size == 0:
             keys[place] = str(len(storages))
             storages.append(np.ascontiguousarray(value).reshape(-1).astype(native.newbyteorder("<"), copy=False))
-        parts += [_text(name), _tensor(_STORAGES[native], keys[place], value.shape)]
+        parts += [text, _tensor(_STORAGES[native], keys[place], value.shape)]
     pickle = b"".join([*parts, b"u."])
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _member(file, archive, "data.pkl", pickle)

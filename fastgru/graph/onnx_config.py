@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..formats.onnx_tensors import ELEMENTS
 from ..formats.untrusted import LIMITS, FormatError
 
 __all__ = ["End", "Entry", "GraphEntry", "read_onnx_config"]
-
-_KINDS = "float16 bfloat16 float32 float64 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class _Reader:
         found = []
         for entry in self._list(value, what):
             shape, kind = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, Mapping) else (None, "")
-            known = kind is None or kind in _KINDS
+            known = kind is None or kind in ELEMENTS.values()
             named = isinstance(entry, Mapping) and type(entry.get("name")) is str
             if not named or not known or not _is_shape(shape):
                 raise self._bad(f"{what}: expected name, dtype and shape, found {entry!s:.80}")

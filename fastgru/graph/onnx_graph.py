@@ -15,10 +15,11 @@ import numpy as np
 
 from ..formats.untrusted import MIB, FormatError
 from ..layers.base import Array
-from ..layers.onnx_control import Body, ControlNode
+from ..layers.onnx_control import Body
 from ..layers.onnx_input import OnnxInput
 from ..layers.onnx_node import VARIADIC, Computed, NodeSpec, OnnxNode
 from ..layers.onnx_operators import OPERATORS, onnx_node
+from ..layers.onnx_packs import Packs
 from .onnx_config import Entry, GraphEntry, read_onnx_config
 from .plan import Graph, Node, Ref
 
@@ -47,7 +48,7 @@ def read_onnx_graph(config: Mapping[str, Any], tensors: Mapping[str, Array], pat
     read, opset = read_onnx_config(config, tensors, path)
     values = {name: _locked(value) for name, value in tensors.items()}
     room = MIB + _GROWTH * sum(v.nbytes for v in tensors.values())
-    file = _File(path, opset, values, room, room)
+    file = _File(path, opset, values, room, Packs(room))
     builder = _Builder(read, {}, file)
     graph = builder.build([])
     inputs = tuple(OnnxInput(end.shape, str(end.dtype), end.name) for end in read.inputs)
@@ -56,14 +57,13 @@ def read_onnx_graph(config: Mapping[str, Any], tensors: Mapping[str, Array], pat
 
 @dataclass
 class _File:
-    """What all graphs of a file share. ``room`` is how many bytes of constants may still be made at load, ``packing``
-    how many may still be packed: any number of nodes may use one."""
+    """What all graphs of a file share. ``room`` is how many bytes of constants may still be made at load."""
 
     path: str
     opset: int
     tensors: Mapping[str, Array]
     room: int
-    packing: int
+    packs: Packs
 
     def bad(self, problem: str) -> FormatError:
         return FormatError(f"{self.path}: {problem}")
@@ -117,7 +117,7 @@ class _Builder:
             known = [self._known(n) for n in entry.inputs]
             layer.floats = sum(v.size for v in known if isinstance(v, np.ndarray) and v.dtype.kind == "f")
             with np.errstate(all="ignore"):  # weights may hold anything
-                layer.take_constants(known if self._packs(layer, known) else [_hidden(v) for v in known])
+                layer.take_constants(known, self._file.packs)
                 layer.take_bodies({key: self._body(entry, body) for key, body in entry.bodies.items()})
         except FormatError:  # from inside a body
             raise
@@ -128,16 +128,6 @@ class _Builder:
 
     def _known(self, name: str) -> Array | None | Computed:
         return None if not name else self._constants.get(name, Computed())
-
-    def _packs(self, layer: OnnxNode, known: list[Any]) -> bool:
-        """Whether there is room for a node's constants in packed form; where there is none each call packs them."""
-        if type(layer) is OnnxNode or isinstance(layer, ControlNode):
-            return True
-        self._file.packing -= (size := sum(v.nbytes for v in known if isinstance(v, np.ndarray)))
-        if self._file.packing < 0:
-            self._file.packing += size
-            return False
-        return True
 
     def _captured(self, entry: Entry) -> list[str]:
         """What the bodies of a node take from here when it runs."""
@@ -192,10 +182,6 @@ class _Builder:
         if not name:
             return None
         return self._constants[name] if name in self._constants else Ref(slots[name])
-
-
-def _hidden(value: Any) -> Any:
-    return Computed() if isinstance(value, np.ndarray) else value
 
 
 def _handed_on(entry: Entry, body: GraphEntry) -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..formats.untrusted import LIMITS
 from .base import Array, Layer
 from .onnx_node import VARIADIC, NodeSpec, OnnxNode, Operator
+from .onnx_packs import Packs
 from .onnx_shaping import axis_of, check_size
 
 #: The dtype and shape of an output as declared: a size is a name or None where any fits, each None where not said.
@@ -66,7 +67,7 @@ class ControlNode(OnnxNode):
         self._bodies: dict[str, Body] = {}
         self._own = 0  # how many of the inputs are the node's own
 
-    def take_constants(self, inputs: Sequence[Any]) -> None:
+    def take_constants(self, inputs: Sequence[Any], packs: Packs) -> None:
         self._own = len(inputs)
 
     def take_bodies(self, bodies: Mapping[str, Body]) -> None:

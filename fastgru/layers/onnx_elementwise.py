@@ -13,26 +13,17 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..formats.onnx_tensors import ELEMENTS
 from .base import Array, as_float32
 from .onnx_node import VARIADIC, Function, NodeSpec, Operator
+from .onnx_shaping import check_broadcast
 
-#: TensorProto.DataType → NumPy. Doubles are computed in float32, as everything here.
+#: TensorProto.DataType → NumPy, of those that it has. Doubles are computed in float32, as everything here.
 DTYPES: dict[int, type[np.generic]] = {
-    1: np.float32,
-    2: np.uint8,
-    3: np.int8,
-    4: np.uint16,
-    5: np.int16,
-    6: np.int32,
-    7: np.int64,
-    9: np.bool_,
-    10: np.float16,
-    11: np.float32,
-    12: np.uint32,
-    13: np.uint64,
+    number: np.dtype("float32" if kind == "float64" else kind).type
+    for number, kind in ELEMENTS.items()
+    if kind != "bfloat16"
 }
-
-
 _DOUBLE = 11
 
 
@@ -43,13 +34,23 @@ def _unary(function: Callable[[Array], Any], *, floats: bool = False) -> Operato
     return Operator(run, (1, 1))
 
 
+def _broadcast(function: Function, inputs: tuple[int, int], attributes: tuple[str, ...] = ()) -> Operator:
+    """Operands broadcast, to no more than any node may make."""
+
+    def run(node: NodeSpec, *values: Array | None) -> Any:
+        check_broadcast(*(v for v in values if v is not None))
+        return function(node, *values)
+
+    return Operator(run, inputs, attributes)
+
+
 def _binary(function: Callable[[Array, Array], Any]) -> Operator:
     def run(node: NodeSpec, a: Array, b: Array) -> Any:
         if a.dtype.kind != b.dtype.kind:
             raise ValueError(f"expected operands of one type, found {a.dtype} and {b.dtype}")
         return function(a, b)
 
-    return Operator(run, (2, 2))
+    return _broadcast(run, (2, 2))
 
 
 def _variadic(function: Callable[[Array, Array], Any], *, mean: bool = False) -> Operator:
@@ -57,7 +58,7 @@ def _variadic(function: Callable[[Array, Array], Any], *, mean: bool = False) ->
         total = reduce(function, values)
         return total / np.float32(len(values)) if mean else total
 
-    return Operator(run, (1, VARIADIC))
+    return _broadcast(run, (1, VARIADIC))
 
 
 def _divide(a: Array, b: Array) -> Any:
@@ -198,8 +199,8 @@ ELEMENTWISE: dict[str, Operator] = {
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
     "Div": _binary(_divide),
-    "Mod": Operator(_modulo, (2, 2), ("fmod",)),
-    "Pow": Operator(_power, (2, 2)),
+    "Mod": _broadcast(_modulo, (2, 2), ("fmod",)),
+    "Pow": _broadcast(_power, (2, 2)),
     "Sum": _variadic(np.add),
     "Mean": _variadic(np.add, mean=True),
     "Max": _variadic(np.maximum),
@@ -217,7 +218,7 @@ ELEMENTWISE: dict[str, Operator] = {
     "Sin": _unary(np.sin, floats=True),
     "Cos": _unary(np.cos, floats=True),
     "Erf": _unary(_erf32, floats=True),
-    "Clip": Operator(_clip, (1, 3), ("min", "max")),
+    "Clip": _broadcast(_clip, (1, 3), ("min", "max")),
     "Sigmoid": _activation("sigmoid"),
     "Tanh": _activation("tanh"),
     "Relu": Operator(_relu, (1, 1)),
@@ -227,7 +228,7 @@ ELEMENTWISE: dict[str, Operator] = {
     "Elu": _activation("elu", 1.0),
     "Selu": Operator(_selu, (1, 1), ("alpha", "gamma")),
     "Celu": Operator(_celu, (1, 1), ("alpha",)),
-    "PRelu": Operator(_prelu, (2, 2)),
+    "PRelu": _broadcast(_prelu, (2, 2)),
     "Gelu": Operator(_gelu, (1, 1), ("approximate",)),
     "HardSwish": _unary(_hard_swish, floats=True),
     "Mish": _unary(_mish, floats=True),
@@ -236,11 +237,11 @@ ELEMENTWISE: dict[str, Operator] = {
     "Softsign": _activation("softsign"),
     "Cast": Operator(_cast, (1, 1), ("to", "saturate", "round_mode")),
     "CastLike": Operator(_cast_like, (2, 2), ("saturate", "round_mode")),
-    "Where": Operator(_where, (3, 3)),
+    "Where": _broadcast(_where, (3, 3)),
     "Not": _unary(np.logical_not),
-    "And": Operator(_logic(np.logical_and), (2, 2)),
-    "Or": Operator(_logic(np.logical_or), (2, 2)),
-    "Xor": Operator(_logic(np.logical_xor), (2, 2)),
+    "And": _broadcast(_logic(np.logical_and), (2, 2)),
+    "Or": _broadcast(_logic(np.logical_or), (2, 2)),
+    "Xor": _broadcast(_logic(np.logical_xor), (2, 2)),
     "Equal": _binary(np.equal),
     "Less": _binary(np.less),
     "LessOrEqual": _binary(np.less_equal),

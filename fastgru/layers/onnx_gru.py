@@ -6,6 +6,7 @@ Letters: N batch, T time, I input, H hidden, D directions. (Source: onnx/docs/Op
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .base import Array, as_float32
 from .onnx_clipped_gru import ClippedGRU
 from .onnx_gru_attributes import KEYS, GRUAttributes, read_attributes
 from .onnx_node import Computed, NodeSpec, OnnxNode, Operator
+from .onnx_packs import Packs
+from .onnx_shaping import check_size
 
 Direction = ops.PackedGRU | ClippedGRU
 
@@ -31,14 +34,21 @@ class GRU(OnnxNode):
         self.attributes: GRUAttributes = read_attributes(spec)
         self._packed: list[Direction] | None = None
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         w, r, b = (*inputs, None)[1:4]
         if isinstance(w, np.ndarray) and isinstance(r, np.ndarray) and not isinstance(b, Computed):
-            self._packed = self._pack(w, r, b)
+            cells = []
+            for d, weights in enumerate(self._directions(w, r, b)):
+                variant = ("GRU", self.attributes.activations[d], self.attributes.reset_after, self.attributes.clip)
+                cells.append(packs.get(weights, variant, partial(self._cell, d, *weights)))
+            packed = [cell for cell in cells if cell is not None]
+            self._packed = packed if len(packed) == len(cells) else None
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         values, w, r, b, lengths, start = (*x, None, None, None)[:6]
-        cells = self._pack(w, r, b) if self._packed is None else self._packed
+        cells = self._packed
+        if cells is None:
+            cells = [self._cell(d, *weights) for d, weights in enumerate(self._directions(w, r, b))]
         if not self.attributes.batch_first:
             return self._scan(as_float32(values), cells, lengths, start, num_threads)
         # states stand batch first too: (N, D, H)
@@ -48,8 +58,8 @@ class GRU(OnnxNode):
 
     # -- weights ---------------------------------------------------------------------------
 
-    def _pack(self, w: Array, r: Array, b: Array | None) -> list[Direction]:
-        """One packed cell for each direction; ValueError naming the input that does not fit the others."""
+    def _directions(self, w: Array, r: Array, b: Array | None) -> list[tuple[Array, Array, Array | None]]:
+        """The weights of each direction; ValueError naming the input that does not fit the others."""
         directions = len(self.attributes.reverses)
         hidden = r.shape[2] if self.attributes.hidden_size is None and r.ndim == 3 else self.attributes.hidden_size
         width = w.shape[2] if w.ndim == 3 else "I"
@@ -61,11 +71,13 @@ class GRU(OnnxNode):
         for name, value in (("W", w), ("R", r), ("B", b)):
             if value is not None and value.shape != expected[name]:
                 raise ValueError(f"{name}: expected shape {expected[name]}, found {value.shape}")
-        return [self._cell(d, as_float32(w[d]), as_float32(r[d]), b) for d in range(directions)]
+        return [
+            (as_float32(w[d]), as_float32(r[d]), None if b is None else as_float32(b[d])) for d in range(directions)
+        ]
 
     def _cell(self, d: int, w: Array, r: Array, b: Array | None) -> Direction:
         recurrent_activation, activation = self.attributes.activations[d]
-        weights = gates.from_onnx(w, r, None if b is None else as_float32(b[d]))
+        weights = gates.from_onnx(w, r, b)
         variant: dict[str, Any] = {
             "reset_after": self.attributes.reset_after,
             "activation": activation,
@@ -88,6 +100,7 @@ class GRU(OnnxNode):
         steps, rows = x.shape[1::-1] if batch_first else x.shape[:2]
         _check(lengths, start, rows, steps, (len(cells), rows, hidden))
         wants_y, wants_h = (*self.spec.outputs, False)[:2]
+        check_size(max(steps, 1) * rows * len(cells) * hidden, np.dtype(np.float32))
         y_h = np.empty((len(cells), rows, hidden), np.float32)
         shape = (rows, steps, len(cells), hidden) if batch_first else (steps, len(cells), rows, hidden)
         y = np.empty(shape, np.float32) if wants_y else None

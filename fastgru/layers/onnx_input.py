@@ -82,7 +82,28 @@ class OnnxInput(Input):
 
 
 def onnx_inputs(x: Any, ends: Sequence[OnnxInput]) -> list[Array]:
-    """One checked array for each input, from an array, a list in the file's order, or a dict by name."""
+    """One checked array for each input, from an array, a list in the file's order, or a dict by name.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For other inputs, one that does not fit, and axes of one name that differ in size.
+    """
+    arrays = _arrays(x, ends)
+    seen: dict[str, tuple[str, int, int]] = {}
+    for end, value in zip(ends, arrays, strict=True):
+        for axis, name in enumerate(end.whole or ()):
+            if isinstance(name, str):
+                first, place, size = seen.setdefault(name, (end.name, axis, value.shape[axis]))
+                if size != value.shape[axis]:
+                    raise ValueError(
+                        f"input {end.name!r}: expected {size} in axis {axis}, as in axis {place} of {first!r}: the "
+                        f"model calls both {name!r}; found shape {value.shape}"
+                    )
+    return arrays
+
+
+def _arrays(x: Any, ends: Sequence[OnnxInput]) -> list[Array]:
     names = [end.name for end in ends]
     if isinstance(x, Mapping):
         if set(map(str, x)) != set(names):

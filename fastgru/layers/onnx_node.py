@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .base import Array, Layer
+from .onnx_packs import Packs
 
 #: (node, input, …) → an array, or a list of them. An input that is left out is None.
 Function = Callable[..., Any]
@@ -121,8 +122,10 @@ class OnnxNode(Layer):
     def class_name(self) -> str:
         return self.spec.op
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         """Prepare what can be prepared once, given the inputs that are known: constants, and None for those left out.
+
+        ``packs`` is the graph's, whose other nodes may have the same constants.
 
         Raises
         ------

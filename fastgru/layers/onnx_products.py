@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,20 +11,24 @@ import numpy as np
 from .. import ops
 from .base import Array, as_float32
 from .onnx_node import Computed, OnnxNode, Operator
+from .onnx_packs import Packs
+from .onnx_shaping import check_broadcast, check_size
+
+_FLOAT = np.dtype(np.float32)
 
 
 class MatMul(OnnxNode):
     """A B, as numpy.matmul: batches of matrices broadcast."""
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         b = _matrix(inputs[1])
-        self._packed = None if b is None else _pack(b)
+        self._packed = None if b is None else packs.get((b, None), None, lambda: _pack(b))
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         a, b = x
         _expect_floats(a, b)
         if self._packed is not None and a.ndim:
-            return ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+            return _dense(a, self._packed, num_threads)
         return product(a, b, num_threads)
 
     def describe(self) -> str:
@@ -33,7 +38,7 @@ class MatMul(OnnxNode):
 class Gemm(OnnxNode):
     """α A' B' + β C, where ' may transpose; a constant B is packed, with a constant C that is a bias."""
 
-    def take_constants(self, inputs: Sequence[Array | None | Computed]) -> None:
+    def take_constants(self, inputs: Sequence[Array | None | Computed], packs: Packs) -> None:
         node = self.spec
         self._alpha, self._beta = np.float32(node.number("alpha", 1.0)), np.float32(node.number("beta", 1.0))
         self._trans_a, self._trans_b = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
@@ -42,12 +47,13 @@ class Gemm(OnnxNode):
         b, c = _matrix(inputs[1]), inputs[2] if len(inputs) > 2 else None
         if b is None:
             return
-        b = b.T if self._trans_b else b
-        bias = None
-        if isinstance(c, np.ndarray) and self._alpha == 1 and c.shape in ((b.shape[1],), (1, b.shape[1])):
-            bias = self._beta * as_float32(c).reshape(-1)
-        self._biased = bias is not None
-        self._packed = _pack(b, bias)
+        matrix = b.T if self._trans_b else b
+        if isinstance(c, np.ndarray) and self._alpha == 1 and c.shape in ((matrix.shape[1],), (1, matrix.shape[1])):
+            bias, beta = as_float32(c).reshape(-1), self._beta
+            self._packed = packs.get((matrix, bias), float(beta), lambda: _pack(matrix, beta * bias))
+            self._biased = self._packed is not None
+        else:
+            self._packed = packs.get((matrix, None), None, lambda: _pack(matrix))
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         a, b, c = (*x, None)[:3]
@@ -56,12 +62,13 @@ class Gemm(OnnxNode):
             raise ValueError("expected two matrices")
         a = a.T if self._trans_a else a
         if self._packed is not None:
-            y = ops.dense(_width(a, self._packed.input_size), self._packed, num_threads=num_threads)
+            y = _dense(a, self._packed, num_threads)
         else:
             y = product(a, b.T if self._trans_b else b, num_threads)
         y = y if self._alpha == 1 else self._alpha * y
         if c is None or self._biased:
             return y
+        check_broadcast(y, c)
         return y + (as_float32(c) if self._beta == 1 else self._beta * as_float32(c))
 
     def describe(self) -> str:
@@ -83,10 +90,11 @@ def _expect_floats(a: Array, b: Array) -> None:
         raise ValueError("expected floats: products of whole numbers are not computed here")
 
 
-def _width(a: Array, size: int) -> Array:
-    if a.shape[-1] != size:
-        raise ValueError(f"expected {size} in the last axis of the first input, found {a.shape[-1]}")
-    return a
+def _dense(a: Array, packed: ops.PackedDense, num_threads: int | None) -> Array:
+    if a.shape[-1] != packed.input_size:
+        raise ValueError(f"expected {packed.input_size} in the last axis of the first input, found {a.shape[-1]}")
+    check_size(math.prod(a.shape[:-1]) * packed.output_size, _FLOAT)
+    return ops.dense(a, packed, num_threads=num_threads)
 
 
 def product(a: Array, b: Array, num_threads: int | None) -> Array:
@@ -97,7 +105,9 @@ def product(a: Array, b: Array, num_threads: int | None) -> Array:
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(f"expected sizes that fit, found {rows.shape[-1]} and {columns.shape[-2]}")
     batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    y = np.zeros((*batch, rows.shape[-2], columns.shape[-1]), np.float32)
+    shape = (*batch, rows.shape[-2], columns.shape[-1])
+    check_size(math.prod(shape), _FLOAT)
+    y = np.zeros(shape, np.float32)
     if y.size and rows.shape[-1]:
         if columns.ndim == 2 or columns.size == columns.shape[-1] * columns.shape[-2]:
             matrix = columns.reshape(columns.shape[-2:])

@@ -10,7 +10,7 @@ import numpy as np
 from .activations import log_softmax, softmax
 from .base import Array, as_float32
 from .onnx_node import NodeSpec, Operator
-from .onnx_shaping import axes_of, axis_of
+from .onnx_shaping import axes_of, axis_of, check_broadcast
 
 
 def _reduction(function: Callable[..., Any]) -> Operator:
@@ -123,11 +123,13 @@ def _batch_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array, me
     if node.integer("spatial", 1) != 1:
         raise ValueError("attribute spatial: expected 1, found 0")
     shape = [-1 if i == 1 else 1 for i in range(x.ndim)]
+    check_broadcast(x, *(v.reshape(shape) for v in (scale, bias, mean, variance)))
     factor = as_float32(scale) / np.sqrt(as_float32(variance) + np.float32(node.number("epsilon", 1e-5)))
     return (as_float32(x) - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
 
 
 def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | None = None) -> list[Any]:
+    check_broadcast(*(v for v in (x, scale, bias) if v is not None))
     x = as_float32(x)
     axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
     mean = x.mean(axis=axes, keepdims=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats.onnx_tensors import ELEMENTS
 from ..formats.untrusted import LIMITS
 from .base import Array
 from .onnx_node import VARIADIC, NodeSpec, Operator
@@ -38,6 +39,12 @@ def check_size(elements: float, dtype: np.dtype[Any]) -> None:
     """Raise before an array is made that no model needs: its size may be any number in the file."""
     if elements * dtype.itemsize > LIMITS.onnx_made:
         raise ValueError(f"expected to make at most {LIMITS.onnx_made} bytes, found {elements:.3g} of {dtype}")
+
+
+def check_broadcast(*values: Array) -> None:
+    """The same for operands that together are larger than each: (N, 1) beside (1, M)."""
+    sizes = np.broadcast_shapes(*(v.shape for v in values))
+    check_size(math.prod(sizes), max((v.dtype for v in values), key=lambda kind: kind.itemsize))
 
 
 def whole(values: Array, name: str) -> list[int]:
@@ -145,6 +152,7 @@ def _index(indices: Array, size: int) -> Array:
 
 def _gather(node: NodeSpec, x: Array, indices: Array) -> Array:
     axis = axis_of(node.integer("axis", 0), x.ndim)
+    check_size(indices.size * math.prod(x.shape[:axis] + x.shape[axis + 1 :]), x.dtype)
     return np.take(x, _index(indices, x.shape[axis]), axis)
 
 
@@ -181,6 +189,7 @@ def _gather_nd(node: NodeSpec, x: Array, indices: Array) -> Array:
     depth = indices.shape[-1]
     if not 0 <= batch < indices.ndim or batch + depth > x.ndim or x.shape[:batch] != indices.shape[:batch]:
         raise ValueError(f"expected indices into {x.ndim} axes after {batch} of the batch")
+    check_size(math.prod(indices.shape[:-1] + x.shape[batch + depth :]), x.dtype)
     parts = [_index(indices[..., i], x.shape[batch + i]) for i in range(depth)]
     rest = indices.ndim - 1 - batch
     rows = [
@@ -284,12 +293,9 @@ def _one(value: Any) -> Any:
         return np.float32(0)
     if not isinstance(value, Mapping) or not isinstance(value.get("values"), Sequence) or len(value["values"]) != 1:
         raise ValueError(f"attribute value: expected one number, found {value!r:.80}")
-    if value.get("dtype") not in _KINDS:
+    if value.get("dtype") == "bfloat16" or value.get("dtype") not in ELEMENTS.values():
         raise ValueError(f"attribute value: expected a known type, found {value.get('dtype')!r:.80}")
     return np.dtype(value["dtype"]).type(value["values"][0])
-
-
-_KINDS = "float16 float32 float64 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 def _range(node: NodeSpec, start: Array, limit: Array, delta: Array) -> Array:
