@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, get_num_threads, isa_names, set_num_threads
+
 if TYPE_CHECKING:
     from fastgru import layers, nn, ops
-    from fastgru._core.isa import get_num_threads, set_num_threads
     from fastgru.formats import FormatError
     from fastgru.loading import load, load_state_dict
     from fastgru.models import Model, Sequential
@@ -27,19 +28,16 @@ __all__ = [
     "set_num_threads",
 ]
 
-# Rooms are imported when they are first asked for (PEP 562): who scores arrays need not wait for file readers, and
-# the command line can say in one line what the core refuses of the environment.
+# Rooms are imported when they are first asked for (PEP 562): who scores arrays need not wait for file readers.
 _HOME = {
     "FormatError": "formats",
     "Model": "models",
     "Sequential": "models",
-    "get_num_threads": "_core.isa",
     "layers": "",
     "load": "loading",
     "load_state_dict": "loading",
     "nn": "",
     "ops": "",
-    "set_num_threads": "_core.isa",
 }
 
 
@@ -67,8 +65,6 @@ def build_info() -> dict[str, Any]:
         version, isa (the instruction set in use), isas (all that this build has and this machine can run), openmp,
         compiler.
     """
-    from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, isa_names
-
     return {
         "version": __version__,
         "isa": DEFAULT_ISA,

@@ -357,16 +357,6 @@ def test_as_a_module(tmp_path: Path) -> None:
     assert run.returncode == 1 and run.stderr.startswith("fastgru: ") and "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize(("variable", "value"), [("FASTGRU_ISA", "sse9"), ("FASTGRU_NUM_THREADS", "many")])
-def test_a_bad_environment_is_wrong_usage(variable: str, value: str) -> None:
-    code = "import sys; from fastgru.__main__ import main; sys.exit(main(['info', 'm.keras']))"
-    for start in (["-c", code], ["-m", "fastgru", "info", "m.keras"]):
-        run = subprocess.run(
-            [sys.executable, *start], capture_output=True, text=True, timeout=120, env={**os.environ, variable: value}
-        )
-        assert run.returncode == 2 and run.stderr.startswith(f"fastgru: {variable}") and run.stderr.count("\n") == 1
-
-
 PEAK = """
 import resource, sys
 from fastgru.cli import main

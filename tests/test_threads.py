@@ -75,7 +75,7 @@ def test_default_is_the_least_of_what_limits() -> None:
     for nothing in ("", " "):
         assert int(output_of(GET, FASTGRU_NUM_THREADS=nothing)) == free
     for wrong in ("many", "1.5", "0", "-3"):  # ours is refused, as a wrong FASTGRU_ISA is
-        done = run_python("import fastgru.ops", FASTGRU_NUM_THREADS=wrong)
+        done = run_python("import fastgru", FASTGRU_NUM_THREADS=wrong)
         assert (
             done.returncode != 0
             and f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found '{wrong}'" in done.stderr
