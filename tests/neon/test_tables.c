@@ -204,16 +204,16 @@ typedef struct {
     room w_ih, w_hh, bias, c_n, x, h, dh, dy; /* bias: b + c, with reset_after n's part b_n alone */
 } layer;
 
-typedef struct { room y, cache, dh; } step;
+typedef struct { room y, cache, dh, dx; } step;
 
-/* dh_out of gru_step_backward on one table, from the cache that it has just written */
+/* dh and dx of gru_step_backward on one table, from the cache that it has just written */
 static void run_backward(const fg_table *t, const layer *l, step *s, const float *const *h, const float *const *dy)
 {
-    int64_t W = t->width, H = l->H, G = (H + W - 1) / W;
+    int64_t W = t->width, H = l->H, G = (H + W - 1) / W, I = l->I, GI = (I + W - 1) / W;
     fg_gru_backward g = {.reset_after = l->reset_after, .recurrent_activation = l->recurrent, .activation = l->act,
-                         .hidden_size = H};
-    int64_t *lanes = plain_lanes(H, G * W);
-    room packed[2];
+                         .input_size = I, .hidden_size = H};
+    int64_t *lanes = plain_lanes(H, G * W), *inputs = plain_lanes(I, GI * W);
+    room packed[4];
     int passes = l->reset_after ? 1 : 2;
     for (int pass = 0; pass < passes; pass++) { /* transposes: (H, 3H), or (H, H) of n and (H, 2H) of r and z */
         int64_t first = l->reset_after || pass ? 0 : 2 * H, K = l->reset_after ? 3 * H : pass ? 2 * H : H;
@@ -225,20 +225,30 @@ static void run_backward(const fg_table *t, const layer *l, step *s, const float
         g.h[pass] = (fg_linear){K, G, packed[pass].first, NULL};
         free(turned);
     }
+    float *turned = malloc((size_t)(3 * H * I) * sizeof *turned); /* (I, 3H) of n, r and z */
+    for (int64_t i = 0; i < I; i++)
+        for (int64_t k = 0; k < 3 * H; k++)
+            turned[i * 3 * H + k] = l->w_ih.first[(k + 2 * H) % (3 * H) * I + i];
+    packed[passes] = pack(turned, 3 * H, inputs, GI, W);
+    packed[passes + 1] = make_room(1, GI * W);
+    memset(packed[passes + 1].first, 0, (size_t)(GI * W) * 4);
+    g.x = (fg_linear){3 * H, GI, packed[passes].first, packed[passes + 1].first};
+    free(turned);
     room scratch = make_room(1, fg_backward_scratch(W, H)), wide = make_room(1, l->N * G * W);
-    float *cache[FG_MAX_ROWS];
+    float *cache[FG_MAX_ROWS], *dx[FG_MAX_ROWS];
     for (int64_t r = 0; r < l->N; r++) {
-        cache[r] = row_of(&s->cache, r);
+        cache[r] = row_of(&s->cache, r), dx[r] = row_of(&s->dx, r);
         memset(wide.first + r * G * W, 0, (size_t)(G * W) * 4);
         memcpy(wide.first + r * G * W, row_of(&l->dh, r), (size_t)H * 4);
     }
-    t->gru_step_backward(wide.first, G * W, cache, dy, h, &g, l->N, scratch.first);
-    check(guards_stand(&wide) && guards_stand(&s->cache) && guards_stand(&scratch), t->name, "backward writes outside");
+    t->gru_step_backward(wide.first, G * W, dx, cache, dy, h, &g, l->N, scratch.first);
+    check(guards_stand(&wide) && guards_stand(&s->cache) && guards_stand(&s->dx) && guards_stand(&scratch), t->name,
+          "backward writes outside");
     for (int64_t r = 0; r < l->N; r++)
         memcpy(row_of(&s->dh, r), wide.first + r * G * W, (size_t)H * 4);
-    for (int pass = 0; pass < passes; pass++)
-        drop(&packed[pass]);
-    drop(&scratch), drop(&wide), free(lanes);
+    for (int i = 0; i < passes + 2; i++)
+        drop(&packed[i]);
+    drop(&scratch), drop(&wide), free(lanes), free(inputs);
 }
 
 static step run_step(const fg_table *t, const layer *l)
@@ -264,7 +274,7 @@ static step run_step(const fg_table *t, const layer *l)
         g.recurrent_start = packed[used++].first;
     }
     room scratch = make_room(1, fg_step_scratch(W, l->I, H, l->reset_after)), ahead = make_room(1, l->N * stride);
-    step s = {make_room(l->N, H), make_room(l->N, 4 * H), make_room(l->N, H)};
+    step s = {make_room(l->N, H), make_room(l->N, 4 * H), make_room(l->N, H), make_room(l->N, l->I)};
     float *y[FG_MAX_ROWS], *cache[FG_MAX_ROWS], *sums[FG_MAX_ROWS];
     const float *x[FG_MAX_ROWS], *h[FG_MAX_ROWS], *dy[FG_MAX_ROWS];
     for (int64_t r = 0; r < l->N; r++) {
@@ -317,8 +327,10 @@ static void compare_step(const fg_table *scalar, const fg_table *t)
         memcpy(what, "backward", 8);
         check(same_rooms(&found.cache, &expected.cache, 4 * l.H), t->name, what);
         check(same_rooms(&found.dh, &expected.dh, l.H), t->name, what);
+        check(same_rooms(&found.dx, &expected.dx, l.I), t->name, what);
     }
     drop(&expected.y), drop(&expected.cache), drop(&expected.dh), drop(&found.y), drop(&found.cache), drop(&found.dh);
+    drop(&expected.dx), drop(&found.dx);
     drop(&l.w_ih), drop(&l.w_hh), drop(&l.bias), drop(&l.c_n), drop(&l.x), drop(&l.h), drop(&l.dh), drop(&l.dy);
 }
 
