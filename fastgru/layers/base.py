@@ -6,7 +6,9 @@ Array dimensions: N rows, T time steps, I input features, U units.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +93,17 @@ class Dialect:
 
 NEWEST = Dialect()
 _BUILDING = threading.Lock()
+_DRAWS: ContextVar[np.random.Generator | None] = ContextVar("fastgru_initial_weights", default=None)
+
+
+@contextmanager
+def initial_weights_from(seed: int) -> Iterator[None]:
+    """Inside, initial weights are drawn from a generator with this seed."""
+    token = _DRAWS.set(np.random.default_rng(seed))
+    try:
+        yield
+    finally:
+        _DRAWS.reset(token)
 
 
 class Layer:
@@ -231,7 +244,7 @@ class Layer:
             first = x[0] if isinstance(x, (list, tuple)) else x
             with _BUILDING:
                 if not self.ready:
-                    self.build(np.shape(first), np.random.default_rng())
+                    self.build(np.shape(first), _DRAWS.get() or np.random.default_rng())
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,12 @@ from ..layers.base import NEWEST, Array, Layer, Shape
 from ..layers.core import Input
 from ..layers.training_step import Back, TrainingStep
 from ..streaming import ModelStream
+
+if TYPE_CHECKING:
+    from ..training.fit import Compiled, History
+    from ..training.losses import Loss
+    from ..training.metrics import Metric
+    from ..training.optimizers import Optimizer
 
 #: Rows of a chunk when the caller names no batch size: enough work for the kernels, bounded memory.
 _CHUNK_ROWS, _CHUNK_ELEMENTS = 1024, 1 << 20
@@ -47,6 +53,9 @@ class Model(Layer):
         self._output_keys = None if output_keys is None else tuple(output_keys)
         self._entry: dict[str, Any] | None = None
         self._one_batch: bool | None = None
+        self._compiled: Compiled | None = None
+        #: Set during `fit`: it ends after this epoch.
+        self.stop_training = False
         #: Where the model came from; empty for one made by hand.
         self.format = ""
         self.version = ""
@@ -276,6 +285,43 @@ class Model(Layer):
     ) -> Any:
         """As `predict`, in one batch."""
         return self.predict(x, mask=mask, batch_size=1 << 62, num_threads=num_threads)
+
+    # -- training --------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: str | Optimizer = "rmsprop",
+        loss: str | Loss | None = None,
+        metrics: Sequence[str | Metric] = (),
+    ) -> Model:
+        """Say how `fit` trains: Keras' names, or objects of `fastgru.training`. Returns the model."""
+        from .training import compiled
+
+        self._compiled = compiled(optimizer, loss, metrics)
+        return self
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What `compile` was given."""
+        return None if self._compiled is None else self._compiled.optimizer
+
+    def fit(self, x: Any, y: Any, **options: Any) -> History:
+        """Train on ``x`` and ``y``: see `fastgru.models.training.fit` for the options, which are those of Keras."""
+        from .training import fit
+
+        return fit(self, x, y, **options)
+
+    def evaluate(self, x: Any, y: Any, **options: Any) -> Any:
+        """[loss, metrics…] of ``x`` and ``y``, or a dict with ``return_dict=True``: see `fastgru.models.training`."""
+        from .training import evaluate
+
+        return evaluate(self, x, y, **options)
+
+    def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, *, seed: int = 0) -> float:
+        """One step on one batch; the loss of before it."""
+        from .training import train_on_batch
+
+        return train_on_batch(self, x, y, sample_weight, seed=seed)
 
     # -- what it is ------------------------------------------------------------------------
 

@@ -332,19 +332,19 @@ def _weights(shape: tuple[int, ...], sample_weight: Any, mask: Any, reduction: s
     """float64 weights of the values; with a mask and a mean they are scaled so that the mean is over what counts."""
     weights = None
     if mask is not None:
-        weights = _spread("mask", np.asarray(mask).astype(np.float64), shape)
+        weights = spread("mask", np.asarray(mask).astype(np.float64), shape)
         if reduction == "sum_over_batch_size":
             weights = weights * (weights.size / max(weights.sum(), 1e-7))
     if sample_weight is not None:
         given = np.asarray(sample_weight, np.float64)
         if not np.isfinite(given).all():
             raise ValueError("sample_weight: expected finite numbers, found inf or NaN")
-        given = _spread("sample_weight", given, shape)
+        given = spread("sample_weight", given, shape)
         weights = given if weights is None else weights * given
     return weights
 
 
-def _spread(what: str, weights: Array, shape: tuple[int, ...]) -> Array:
+def spread(what: str, weights: Array, shape: tuple[int, ...]) -> Array:
     """Weights (N,), (N, 1) or of the values' shape, in the values' shape."""
     if weights.ndim == len(shape) + 1 and weights.shape[-1] == 1:
         weights = weights[..., 0]

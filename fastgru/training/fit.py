@@ -1,0 +1,200 @@
+"""The loop that trains: batches, steps, epochs, what is called between them.
+
+It knows a network by what `Network` asks of it, and no Model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..layers.base import Array, Layer
+from ..layers.training_step import Gradient, TrainingStep
+from .losses import Loss
+from .metrics import Metric
+from .metrics import get as get_metric
+from .optimizers import Optimizer
+
+
+class Network(Protocol):
+    """What is trained: one output."""
+
+    def train(self, x: Any, mask: Any, step: TrainingStep) -> tuple[Any, Any, Callable[[Any], Any]]:
+        """Output, its mask, and the way back."""
+        ...
+
+    def predict(self, x: Any, *, batch_size: int | None, num_threads: int | None) -> Any:
+        """Outputs as in scoring."""
+        ...
+
+    def paths(self) -> Iterator[tuple[str, Layer]]:
+        """Every layer, those inside others included, by the path under which a file keeps its weights."""
+        ...
+
+
+@dataclass
+class Compiled:
+    """What `compile` was given."""
+
+    loss: Loss
+    optimizer: Optimizer
+    metrics: list[str | Metric]
+    found: list[Metric] = field(default_factory=list)
+
+    def metrics_for(self, y_true: Array, y_pred: Array) -> list[Metric]:
+        """The metrics; names are resolved at the first batch."""
+        if len(self.found) != len(self.metrics):
+            self.found = [get_metric(metric, y_true, y_pred) for metric in self.metrics]
+        return self.found
+
+
+@dataclass
+class History:
+    """What was measured: ``history`` has a list of a number an epoch for "loss", each metric, and both with "val_"."""
+
+    epoch: list[int] = field(default_factory=list)
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """One epoch's numbers."""
+        self.epoch.append(epoch)
+        for key, value in logs.items():
+            self.history.setdefault(key, []).append(float(value))
+
+
+class NotFinite(ArithmeticError):
+    """A loss, gradient or weight that is NaN or inf."""
+
+
+def step(
+    network: Network,
+    compiled: Compiled,
+    x: Any,
+    y: Array,
+    sample_weight: Array | None,
+    *,
+    seed: int,
+    num_threads: int | None,
+    where: str = "",
+) -> tuple[float, Array]:
+    """One batch: forward, back, weights moved. Returns the loss, and the output of before.
+
+    Raises
+    ------
+    NotFinite
+        Naming the batch, and the layer whose gradient it was; nothing has been moved then.
+    """
+    run = TrainingStep(seed, compiled.optimizer.iterations, rows=len(y), num_threads=num_threads)
+    y_pred, mask, back = network.train(x, None, run)
+    kind = compiled.loss.activation
+    logits = run.logits(y_pred, kind) if kind else None
+    loss, gradient = compiled.loss.value_and_gradient(y, y_pred, sample_weight, mask, logits)
+    if not math.isfinite(loss):
+        raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_advice(x)}")
+    back(gradient)
+    _move(network, compiled.optimizer, run, where)
+    return loss, y_pred
+
+
+def _move(network: Network, optimizer: Optimizer, run: TrainingStep, where: str) -> None:
+    """The step's gradients and statistics into the layers' weights."""
+    gradients: dict[str, Gradient] = {}
+    weights: dict[str, Array] = {}
+    moved: dict[Layer, None] = {}
+    for path, layer in network.paths():
+        for name, gradient in run.gradients.get(layer, {}).items():
+            values = gradient if isinstance(gradient, np.ndarray) else gradient.values
+            if not np.isfinite(values).all():
+                raise NotFinite(
+                    f"{where}layer {path!r}: the gradient of {name!r} is not finite; lower the learning rate, or clip "
+                    "gradients with clipnorm"
+                )
+            gradients[f"{path}/{name}"], weights[f"{path}/{name}"] = gradient, layer.weights[name]
+            moved[layer] = None
+        for name, value in run.updates.get(layer, {}).items():
+            layer.weights[name] = value
+            moved[layer] = None
+    optimizer.apply(gradients, weights)
+    for layer in moved:
+        layer.assign(layer.weights)  # packs them
+
+
+def own_weights(network: Network) -> None:
+    """Give every layer weights that may be changed in place: those of a file may be mapped from it."""
+    for _, layer in network.paths():
+        if layer.weights:
+            layer.assign({name: np.array(value, np.float32) for name, value in layer.weights.items()})
+
+
+def batches(rows: int, batch_size: int, order: Array | None) -> Iterator[Array]:
+    """Rows of each batch, the last as many as are left."""
+    for first in range(0, rows, batch_size):
+        part = np.arange(first, min(first + batch_size, rows))
+        yield part if order is None else order[part]
+
+
+def evaluate(
+    network: Network,
+    compiled: Compiled,
+    x: Sequence[Array],
+    y: Array,
+    sample_weight: Array | None,
+    batch_size: int,
+    num_threads: int | None,
+) -> dict[str, float]:
+    """Loss and metrics of a scored set."""
+    total = weight = 0.0
+    for metric in compiled.found:
+        metric.reset_state()
+    for rows in batches(len(y), batch_size, None):
+        part = [v[rows] for v in x]
+        y_pred = network.predict(part, batch_size=len(rows), num_threads=num_threads)
+        w = None if sample_weight is None else sample_weight[rows]
+        total += compiled.loss(y[rows], y_pred, w) * len(rows)
+        weight += len(rows)
+        for metric in compiled.metrics_for(y[rows], y_pred):
+            metric.update_state(y[rows], y_pred, w)
+    return {"loss": total / weight if weight else 0.0, **{m.name: m.result() for m in compiled.found}}
+
+
+def epoch(
+    network: Network,
+    compiled: Compiled,
+    x: Sequence[Array],
+    y: Array,
+    sample_weight: Array | None,
+    order: Array | None,
+    *,
+    batch_size: int,
+    seed: int,
+    number: int,
+    num_threads: int | None,
+    progress: Callable[[Iterable[Array]], Iterable[Array]] = lambda rows: rows,
+    after: Callable[[int, Mapping[str, float]], None] = lambda batch, logs: None,
+) -> dict[str, float]:
+    """One pass over all rows. ``after`` is called after each batch with what was measured so far."""
+    total = weight = 0.0
+    for metric in compiled.found:
+        metric.reset_state()
+    logs: dict[str, float] = {}
+    for i, rows in enumerate(progress(list(batches(len(y), batch_size, order)))):
+        part, w = [v[rows] for v in x], None if sample_weight is None else sample_weight[rows]
+        where = f"epoch {number}, batch {i}: "
+        loss, y_pred = step(network, compiled, part, y[rows], w, seed=seed, num_threads=num_threads, where=where)
+        for metric in compiled.metrics_for(y[rows], y_pred):
+            metric.update_state(y[rows], y_pred, w)
+        total, weight = total + loss * len(rows), weight + len(rows)
+        logs = {"loss": total / weight, **{m.name: m.result() for m in compiled.found}}
+        after(i, logs)
+    return logs
+
+
+def _advice(x: Any) -> str:
+    arrays = x if isinstance(x, (list, tuple)) else [x]
+    if all(np.isfinite(v).all() for v in arrays if np.asarray(v).dtype.kind == "f"):
+        return "lower the learning rate, or clip gradients with clipnorm"
+    return "the batch's inputs hold NaN or inf"
