@@ -97,6 +97,43 @@ def test_no_node_makes_a_large_array_of_views(op: str, inputs: list[str]) -> Non
         model.predict(np.zeros(1))
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("OneHot", ["none", "many", "values"], {}),
+        ("ReduceSum", ["hidden", "axis"], {}),
+        ("ReduceLogSumExp", ["hidden"], {"axes": [0]}),
+        ("LayerNormalization", ["turned", "nothing"], {}),
+        ("ArgMax", ["bytes"], {"axis": 0}),
+        ("Cast", ["bytes"], {"to": FLOAT}),
+        ("CastLike", ["bytes", "x"], {}),
+        ("MatMul", ["flat", "tall"], {}),
+        ("GRU", ["empty", "w", "r"], {"hidden_size": 1}),
+    ],
+)
+def test_no_node_makes_a_large_array_of_small_ones(op: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+    """Of no elements, of elements of a byte, and matrices of one column, which are packed as a whole vector."""
+    many, shapes = 800_000_000, {"hidden": (0, 800_000_000), "turned": (800_000_000, 0), "none": (0,)}
+    nodes = [
+        helper.make_node("ConstantOfShape", [f"to_{name}"], [name], value=helper.make_tensor("v", kind, [1], [0]))
+        for name, kind in {"hidden": FLOAT, "turned": FLOAT, "none": INT64}.items()
+    ]
+    wide = {"bytes": (1, many), "flat": (1, many // 16), "tall": (many // 16, 1), "w": (1, 3, many // 16)}
+    nodes.append(helper.make_node("Cast", ["x"], ["bit"], to=onnx.TensorProto.BOOL))
+    for name in wide:
+        nodes.append(helper.make_node("Expand", ["bit" if name == "bytes" else "x", f"to_{name}"], [name]))
+    nodes.append(helper.make_node(op, inputs, ["large"], **attributes))
+    nodes += [helper.make_node("Size", ["large"], ["size"]), helper.make_node("Cast", ["size"], ["count"], to=FLOAT)]
+    nodes.append(helper.make_node("Add", ["x", "count"], ["y"]))
+    constants: dict[str, Any] = {f"to_{name}": np.array(shape) for name, shape in {**shapes, **wide}.items()}
+    constants |= {"many": np.array(many), "axis": np.array([0]), "values": np.array([0, 1], np.float32)}
+    constants |= {"nothing": np.ones(0, np.float32), "r": np.ones((1, 3, 1), np.float32)}
+    constants["empty"] = np.ones((1, 0, 1), np.float32)
+    model = graph_of(nodes, {"x": (FLOAT, [1])}, ["y"], **constants)
+    with pytest.raises(ValueError, match=f"{op}.*expected to make at most"):
+        model.predict(np.ones(1))
+
+
 # -- weights that nodes share ------------------------------------------------------------------
 
 

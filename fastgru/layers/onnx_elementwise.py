@@ -16,7 +16,7 @@ from .. import ops
 from ..formats.onnx_tensors import ELEMENTS
 from .base import Array, as_float32
 from .onnx_node import VARIADIC, Function, NodeSpec, Operator
-from .onnx_shaping import check_broadcast
+from .onnx_shaping import check_broadcast, check_size
 
 #: TensorProto.DataType → NumPy, of those that it has. Doubles are computed in float32, as everything here.
 DTYPES: dict[int, type[np.generic]] = {
@@ -163,6 +163,7 @@ def cast_to(x: Array, kind: int) -> Any:
     """``x`` in a TensorProto.DataType; half precision rounds, and is computed with in float32."""
     if kind not in DTYPES:
         raise ValueError(f"expected to cast to one of the types {sorted(DTYPES)}, found {kind}")
+    check_size(x.size, np.dtype(DTYPES[kind]))
     return x.astype(DTYPES[kind])
 
 
@@ -173,6 +174,7 @@ def _cast(node: NodeSpec, x: Array) -> Any:
 
 
 def _cast_like(node: NodeSpec, x: Array, like: Array) -> Any:
+    check_size(x.size, like.dtype)
     return x.astype(like.dtype)
 
 

@@ -17,7 +17,7 @@ from .onnx_clipped_gru import ClippedGRU
 from .onnx_gru_attributes import KEYS, GRUAttributes, read_attributes
 from .onnx_node import Computed, NodeSpec, OnnxNode, Operator
 from .onnx_packs import Packs
-from .onnx_shaping import check_size
+from .onnx_shaping import WIDEST, check_size
 
 Direction = ops.PackedGRU | ClippedGRU
 
@@ -48,7 +48,10 @@ class GRU(OnnxNode):
         values, w, r, b, lengths, start = (*x, None, None, None)[:6]
         cells = self._packed
         if cells is None:
-            cells = [self._cell(d, *weights) for d, weights in enumerate(self._directions(w, r, b))]
+            directions = self._directions(w, r, b)
+            hidden = r.shape[2]
+            check_size(len(directions) * 3 * (hidden + WIDEST) * (w.shape[2] + hidden), np.dtype(np.float32))  # packed
+            cells = [self._cell(d, *weights) for d, weights in enumerate(directions)]
         if not self.attributes.batch_first:
             return self._scan(as_float32(values), cells, lengths, start, num_threads)
         # states stand batch first too: (N, D, H)

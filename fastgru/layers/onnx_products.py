@@ -12,7 +12,7 @@ from .. import ops
 from .base import Array, as_float32
 from .onnx_node import Computed, OnnxNode, Operator
 from .onnx_packs import Packs
-from .onnx_shaping import check_broadcast, check_size
+from .onnx_shaping import WIDEST, check_broadcast, check_size
 
 _FLOAT = np.dtype(np.float32)
 
@@ -107,6 +107,7 @@ def product(a: Array, b: Array, num_threads: int | None) -> Array:
     batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
     shape = (*batch, rows.shape[-2], columns.shape[-1])
     check_size(math.prod(shape), _FLOAT)
+    check_size(columns.shape[-2] * (columns.shape[-1] + WIDEST), _FLOAT)  # packed
     y = np.zeros(shape, np.float32)
     if y.size and rows.shape[-1]:
         if columns.ndim == 2 or columns.size == columns.shape[-1] * columns.shape[-2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from .activations import log_softmax, softmax
 from .base import Array, as_float32
 from .onnx_node import NodeSpec, Operator
-from .onnx_shaping import axes_of, axis_of, check_broadcast
+from .onnx_shaping import axes_of, axis_of, check_broadcast, check_size
 
 
 def _reduction(function: Callable[..., Any]) -> Operator:
@@ -22,9 +23,15 @@ def _reduction(function: Callable[..., Any]) -> Operator:
             if node.integer("noop_with_empty_axes", 0):
                 return x
             named = tuple(range(x.ndim))
+        _check_kept(x, named, x.dtype)
         return function(x, axis=named, keepdims=bool(node.integer("keepdims", 1)))
 
     return Operator(run, (1, 2), ("axes", "keepdims", "noop_with_empty_axes"))
+
+
+def _check_kept(x: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """`check_size` of what stays: axes of no size hide how large the others are."""
+    check_size(math.prod(n for i, n in enumerate(x.shape) if i not in axes), dtype)
 
 
 def _extreme(function: Callable[..., Any], sign: float) -> Callable[..., Any]:
@@ -84,6 +91,7 @@ def _log_sum_exp(x: Array, axis: Any, keepdims: bool) -> Any:
 def _arg(function: Callable[..., Any]) -> Operator:
     def run(node: NodeSpec, x: Array) -> Any:
         axis = axis_of(node.integer("axis", 0), x.ndim)
+        _check_kept(x, (axis,), np.dtype(np.int64))
         last = node.integer("select_last_index", 0)
         found = function(np.flip(x, axis) if last else x, axis=axis, keepdims=bool(node.integer("keepdims", 1)))
         return (x.shape[axis] - 1 - found if last else found).astype(np.int64)
@@ -132,6 +140,7 @@ def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | N
     check_broadcast(*(v for v in (x, scale, bias) if v is not None))
     x = as_float32(x)
     axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
+    _check_kept(x, axes, x.dtype)
     mean = x.mean(axis=axes, keepdims=True)
     centred = x - mean
     inverse = 1 / np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + np.float32(node.number("epsilon", 1e-5)))

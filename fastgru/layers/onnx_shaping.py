@@ -35,6 +35,10 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
+#: Floats in the widest vector: packed weights have whole vectors of outputs, even where there is one.
+WIDEST = 16
+
+
 def check_size(elements: float, dtype: np.dtype[Any]) -> None:
     """Raise before an array is made that no model needs: its size may be any number in the file."""
     if elements * dtype.itemsize > LIMITS.onnx_made:
@@ -309,6 +313,9 @@ def _range(node: NodeSpec, start: Array, limit: Array, delta: Array) -> Array:
 def _one_hot(node: NodeSpec, indices: Array, depth: Array, values: Array) -> Array:
     size = int(depth.reshape(-1)[0])
     axis = axis_of(node.integer("axis", -1), indices.ndim + 1)
+    if size < 0:
+        raise ValueError(f"depth: expected 0 or more, found {size}")
+    check_size(size, np.dtype(np.int64))  # no indices at all hide how large it is
     check_size(indices.size * size, values.dtype)
     places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
     chosen = np.where(indices < 0, indices + size, indices)
