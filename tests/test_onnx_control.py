@@ -369,6 +369,19 @@ def test_no_loop_is_endless(trips: str, deep: bool, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(short.predict(X), X)
 
 
+def test_loops_beside_each_other_share_the_turns_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a file of many loops, a hundred bytes each, would run for as many times as long."""
+    monkeypatch.setattr(onnx_control, "LIMITS", dataclasses.replace(LIMITS, onnx_turns=1000))
+    body = graph([node("Neg", ["h"], ["n"])], "t:i c:b h", "c:b n")
+    ends = ["x", "a", "b", "y"]
+    loops = [node("Loop", ["m", "", ends[i]], [ends[i + 1]], name=f"loop{i}", body=body) for i in range(3)]
+    with pytest.raises(ValueError, match=r"node 'loop2' \(Loop\).*expected at most 1000 turns of all loops in a call"):
+        loaded(graph(loops, "x", "y", m=np.array(400))).predict(X)
+    fits = loaded(graph(loops, "x", "y", m=np.array(300)))
+    for _ in range(2):  # every call has all of them
+        assert np.array_equal(fits.predict(X), X)
+
+
 def test_what_turns_give_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays and their number, over all outputs; what nobody needs is not kept."""
     body = graph([node("Expand", ["h", "size"], ["n"])], "t:i c:b h", "c:b h n n")

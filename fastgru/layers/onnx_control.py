@@ -129,7 +129,7 @@ class Loop(ControlNode):
         going = x[1] is None or _truth(x[1])
         carried, around = list(x[2 : self._own]), list(x[self._own :])
         made, turn = _Made(body.outputs[1 + count :], self.spec.outputs[count:]), 0
-        with _turns() as left:
+        with turns() as left:
             while going and (most is None or turn < most):
                 left.take()
                 found = body.run([np.array(turn, np.int64), np.array(True), *carried, *around], num_threads)
@@ -179,7 +179,7 @@ class Scan(ControlNode):
         if len({len(v) for v in arrays}) != 1:
             raise ValueError(f"expected arrays of one length, found {[len(v) for v in arrays]}")
         made = _Made(body.outputs[self._states :], self.spec.outputs[self._states :])
-        with _turns() as left:
+        with turns() as left:
             for step in range(len(arrays[0])):
                 left.take()
                 found = body.run([*states, *(v[step, ...] for v in arrays), *around], num_threads)
@@ -232,25 +232,23 @@ class _Turns:
     def take(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise ValueError(
-                f"expected at most {LIMITS.onnx_turns} turns, those of loops inside it counted, found more"
-            )
+            raise ValueError(f"expected at most {LIMITS.onnx_turns} turns of all loops in a call, found more")
 
 
 _TURNS: ContextVar[_Turns | None] = ContextVar("fastgru_onnx_turns", default=None)
 
 
 @contextmanager
-def _turns() -> Iterator[_Turns]:
-    """The turns that are left to this loop: those of the loop around it, if there is one."""
+def turns() -> Iterator[_Turns]:
+    """The turns that are left: one number for all loops of a call, beside each other or inside."""
     around = _TURNS.get()
     if around is not None:
         yield around
         return
-    turns = _Turns()
-    token = _TURNS.set(turns)
+    left = _Turns()
+    token = _TURNS.set(left)
     try:
-        yield turns
+        yield left
     finally:
         _TURNS.reset(token)
 

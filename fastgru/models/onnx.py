@@ -10,6 +10,7 @@ import numpy as np
 from ..formats import FormatError, ModelFile
 from ..graph.onnx_graph import read_onnx_graph
 from ..layers.base import Array
+from ..layers.onnx_control import turns
 from ..layers.onnx_input import OnnxInput, onnx_inputs
 from .model import Model
 
@@ -53,7 +54,8 @@ class OnnxModel(Model):
         if lengths is not None or mask is not None:
             raise ValueError(f"lengths, mask: expected None; an ONNX graph takes what its inputs are: {self._names()}")
         inputs = onnx_inputs(x, self._ends)
-        outputs, _ = self.graph.run(inputs, [None] * len(inputs), num_threads)
+        with turns():
+            outputs, _ = self.graph.run(inputs, [None] * len(inputs), num_threads)
         return self._finish([_own(y, [*inputs, *outputs[:i]]) for i, y in enumerate(outputs)])
 
     def _names(self) -> list[str]:
