@@ -44,12 +44,12 @@ def _own_limit() -> int | None:
     text = os.environ.get("FASTGRU_NUM_THREADS", "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ImportError(f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found {text!r}")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise ImportError(f"FASTGRU_NUM_THREADS: expected a whole number >= 1, found {text[:40]!r}")
     return int(text)
 
 
 def _openmp_limit() -> int | None:
     """OMP_NUM_THREADS, the first of its list, or None where it says nothing."""
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(int(text), 1) if text.isdecimal() else None
+    return max(int(text), 1) if text.isdecimal() and len(text) < 10 else None

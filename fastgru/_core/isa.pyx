@@ -175,7 +175,9 @@ def _after_fork():
     _forked = True
 
 
-_num_threads = default_num_threads() if OPENMP else 1
+_num_threads = default_num_threads()  # without OpenMP too: what can't be is refused alike
+if not OPENMP:
+    _num_threads = 1
 if hasattr(os, "register_at_fork"):
     # libgomp's threads are gone in the child, yet it would wait for them for ever
     os.register_at_fork(after_in_child=_after_fork)

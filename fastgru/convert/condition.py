@@ -27,8 +27,7 @@ def moved(model: Model, case: Case) -> float:
     def rounded(v: Array) -> Array:
         if v.dtype.kind != "f" or not v.size:
             return v
-        size = max(1.0, float(np.abs(v[np.isfinite(v)]).max(initial=0.0)))
-        step = rng.choice([-_ROUNDING, _ROUNDING], v.shape) * size
+        step = rng.choice([-_ROUNDING, _ROUNDING], v.shape) * np.maximum(1.0, np.abs(v))
         return np.where(v == 0, v, v + step).astype(v.dtype)  # a zero is exact: masked, or of a ReLU
 
     most = 0.0
