@@ -54,9 +54,9 @@ def one_architecture(flags: list[str]) -> list[str]:
     return [flag for i, flag in enumerate(flags) if i not in drop]
 
 
-def smaller(flags: list[str]) -> list[str]:
-    """The same with -O2: a wheel of at most 1 MB, where speed is decided elsewhere."""
-    return ["-O2" if flag == "-O3" else flag for flag in flags]
+def smaller(flags: list[str], level: str) -> list[str]:
+    """The same with less optimisation: a wheel of at most 1 MB, where speed is decided elsewhere."""
+    return [level if flag == "-O3" else flag for flag in flags]
 
 
 class Build(build_ext):
@@ -75,7 +75,7 @@ class Build(build_ext):
         common = self.common_flags()
         openmp, openmp_link = self.openmp_flags()
         for ext in self.extensions:
-            ext.extra_compile_args = [*smaller(common), *openmp]  # the arithmetic is in the kernels
+            ext.extra_compile_args = [*smaller(common, "-O2"), *openmp]  # the arithmetic is in the kernels
             ext.extra_link_args = [*self.link_flags(), *openmp_link]
         isa_ext = next(ext for ext in self.extensions if ext.name.endswith(".isa"))
         isa_ext.extra_objects = self.kernels(common)
@@ -136,7 +136,7 @@ class Build(build_ext):
             flags = msvc if self.msvc else gnu if isinstance(gnu, list) else gnu["x86"] if x86 else []
             if self.msvc and not x86:
                 flags = []
-            flags_of[name] = [*(smaller(common) if name in ("scalar", "wide") else common), *flags]
+            flags_of[name] = [*(smaller(common, "-Os") if name in ("scalar", "wide") else common), *flags]
             have.append((f"FG_HAVE_{name.upper()}", "1"))
 
         def compile_isa(name: str) -> list[str]:
