@@ -345,3 +345,11 @@ def test_rounding() -> None:
     assert rounding(a, bfloat16(a)) == "bfloat16"
     assert rounding(a, np.nextafter(a, np.float32(2))) == "float32 rounding"
     np.testing.assert_array_equal(bfloat16(np.array([1.00390625, 1.01171875, np.inf])), [1.0, 1.015625, np.inf])
+
+
+def test_a_prefix_that_is_in_neither_file_is_no_equality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (str(write(tmp_path / name, state())) for name in ("a.safetensors", "b.safetensors"))
+    assert main(["diff", a, b, "--prefix", "foo"]) == 2
+    assert "expected a GRU at prefix 'foo', found GRUs at" in capsys.readouterr().err
+    assert main(["diff", a, b, "--atol", "-1"]) == 2
+    assert "atol: expected a number of at least 0" in capsys.readouterr().err

@@ -403,3 +403,9 @@ def test_score_and_info_of_several_inputs(golden: Path, tmp_path: Path, capsys: 
     assert main(["info", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "onnx, written by version pytorch" in shown and "input 'x0': float32 (time, batch, 6)" in shown
+
+
+def test_a_graph_cannot_be_trained_and_says_so() -> None:
+    model = fastgru.load(GOLDEN[0])
+    with pytest.raises(ValueError, match="it is an ONNX graph, whose nodes have no backward pass"):
+        model.train(np.zeros((1, 1)), None, None)  # type: ignore[union-attr, arg-type]

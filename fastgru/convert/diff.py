@@ -149,8 +149,12 @@ def diff(
     Raises
     ------
     FormatError, OSError
-        If a file can't be read.
+        If a file can't be read, or a state_dict has no GRU at the prefix.
+    ValueError
+        For an atol below 0.
     """
+    if not atol >= 0:
+        raise ValueError(f"atol: expected a number of at least 0, found {atol}")
     sides = [_Side(path, config, prefix) for path in (a, b)]
     ours, theirs = sides
     found = Difference(ours.file.path, theirs.file.path, atol)
@@ -193,6 +197,9 @@ class _Side:
         if prefix is not None and self.file.config is None:
             start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
             self.grus = [g for g in self.grus if all(n.startswith(start) for n in g.tensors)]
+            if not self.grus:
+                listed = ", ".join(map(repr, sorted(loading.find_grus(self.file.tensors)))) or "none"
+                raise FormatError(f"{self.file.path}: expected a GRU at prefix {prefix!r}, found GRUs at {listed}")
 
     @property
     def family(self) -> str:

@@ -58,6 +58,17 @@ class OnnxModel(Model):
             outputs, _ = self.graph.run(inputs, [None] * len(inputs), num_threads)
         return self._finish([_own(y, [*inputs, *outputs[:i]]) for i, y in enumerate(outputs)])
 
+    def untrainable(self, through: bool = False) -> str:
+        """Why the model cannot be trained: its nodes have no backward pass."""
+        return (
+            f"cannot train model {self.name!r}: it is an ONNX graph, whose nodes have no backward pass here; "
+            "fastgru.convert to .keras gives layers, where the graph is a chain of them"
+        )
+
+    def train(self, x: Any, mask: Any, step: Any, initial_state: Any = None) -> Any:
+        """Not possible: raises ValueError."""
+        raise ValueError(self.untrainable())
+
     def _names(self) -> list[str]:
         return [end.name for end in self.inputs]
 
