@@ -102,7 +102,7 @@ REFUSED = {
     "tfk_new_variants": "expected an activation that ONNX's GRU has .* found selu",
     "tfk_time_major": "time_major: only batch-major layers are exported",
 }
-KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
 def run_model(run: Any, x: Any, dictionary: bool) -> Any:
