@@ -63,6 +63,61 @@ def test_losses_of_keras_over_50_steps(name: str, options: dict[str, Any]) -> No
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parity("keras")
+def test_masks_and_weights_of_keras() -> None:
+    """A label for each step: padded steps count nowhere, in training and in evaluate; metrics know no weights."""
+    keras = framework("keras")
+    ids = np.random.default_rng(2).integers(1, 9, (24, 5))
+    ids[:12, 3:] = 0
+    y, weights = ids % 3, np.linspace(0.5, 2, 24).astype(np.float32)
+    own = (keras.layers, layers)
+    theirs, mine = (
+        sequential(
+            [a.Embedding(9, 4, mask_zero=True), a.GRU(6, return_sequences=True), a.Dense(3, activation="softmax")]
+        )
+        for sequential, a in zip((keras.Sequential, Sequential), own, strict=True)
+    )
+    theirs.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    mine.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    mine.predict(ids[:1])
+    theirs.predict(ids[:1], verbose=0)
+    given = theirs.get_weights()
+    mine.set_weights(given)
+    for options in ({}, {"sample_weight": weights[:, None]}):
+        wanted = theirs.evaluate(ids, y, batch_size=24, verbose=0, return_dict=True, **options)
+        assert mine.evaluate(ids, y, batch_size=24, return_dict=True, **options) == pytest.approx(wanted, rel=1e-5)
+    for _ in range(3):
+        theirs.train_on_batch(ids, y, sample_weight=weights[:, None])
+        mine.train_on_batch(ids, y, sample_weight=weights)
+    for a, b, before in zip(mine.get_weights(), theirs.get_weights(), given, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert not np.array_equal(a, before)  # the caller's arrays are the caller's
+
+
+def test_weights_that_were_asked_for_stay() -> None:
+    x, y = data()
+    model = compiled()
+    model.train_on_batch(x, y)
+    asked = model.get_weights()
+    kept = [w.copy() for w in asked]
+    model.train_on_batch(x, y)
+    for a, b in zip(asked, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(model.get_weights(), kept, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    x, y = data()
+    model = Sequential([layers.BatchNormalization(), layers.GRU(4), layers.Dense(1)]).compile("sgd", "mse")
+    model.predict(x[:1])
+    model.layers[-1].set_weights([np.full((4, 1), 1e30, np.float32), np.zeros(1, np.float32)])
+    before = model.get_weights()
+    with pytest.raises(NotFinite):
+        model.train_on_batch(x, np.full((64, 1), -1e8))
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_it_learns() -> None:
     x, y = data(256)
     model = compiled(optimizers.Adam(0.01))

@@ -187,8 +187,8 @@ class Layer:
         return found
 
     def get_weights(self) -> list[Array]:
-        """The weights in Keras' order and layout, as ``keras.Layer.get_weights()``."""
-        own = [self.weights[name] for name in self.weight_names() if name in self.weights]
+        """Copies of the weights in Keras' order and layout, as ``keras.Layer.get_weights()``."""
+        own = [np.array(self.weights[name]) for name in self.weight_names() if name in self.weights]
         return own + [w for part in self.parts().values() for w in part.get_weights()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:

@@ -177,7 +177,7 @@ class Model(Layer):
         verbose: bool | int,
     ) -> list[Array]:
         results: list[Array] = []
-        for low in _progress(range(0, max(rows, 1), step), verbose):
+        for low in progress(range(0, max(rows, 1), step), verbose):
             part = slice(low, min(low + step, rows))
             outputs, _ = self.graph.run(
                 [v[part] for v in inputs],
@@ -379,7 +379,8 @@ def _result(y: Any, inputs: list[Array]) -> Array:
     return np.asarray(y, np.float32)
 
 
-def _progress(steps: range, verbose: bool | int) -> Any:
+def progress(steps: Any, verbose: bool | int) -> Any:
+    """``steps``, with a bar if wanted."""
     if not verbose:
         return steps
     from tqdm import tqdm

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ..training import losses, optimizers
 from ..training.callbacks import Call, Callback
 from ..training.fit import Compiled, History
 from ..training.metrics import Metric
-from .model import Model
+from .model import Model, progress
 
 
 class _Network:
@@ -28,8 +27,8 @@ class _Network:
     def train(self, x: Any, mask: Any, step: TrainingStep) -> tuple[Any, Any, Callable[[Any], Any]]:
         return self._model.train(x, mask, step)
 
-    def predict(self, x: Any, *, batch_size: int | None, num_threads: int | None) -> Any:
-        return self._model.predict(x, batch_size=batch_size, num_threads=num_threads)
+    def score(self, x: Any, num_threads: int | None) -> tuple[Any, Any]:
+        return self._model.forward(x, None, num_threads)
 
     def paths(self) -> Iterator[tuple[str, Layer]]:
         seen: set[Layer] = set()
@@ -123,9 +122,7 @@ def fit(
         inputs, labels, weights, validation = _split(inputs, labels, weights, validation_split)
     if not len(labels):
         raise ValueError("x: expected rows to train on, found none")
-    with initial_weights_from(seed):
-        model.predict([v[:1] for v in inputs])  # builds what has no weights yet
-    loop.own_weights(network)
+    _prepare(network, how, inputs, seed)
     calls = [call if isinstance(call, Callback) else Call(call) for call in callbacks]
     for call in calls:
         call.model = model
@@ -141,7 +138,6 @@ def fit(
             for call in calls:
                 call.on_epoch_begin(number)
             order = np.random.Generator(np.random.Philox(key=seed, counter=number)).permutation(len(labels))
-            bar = _bar(f"{number + 1}/{epochs}", verbose)
             logs = loop.epoch(
                 network,
                 how,
@@ -153,7 +149,7 @@ def fit(
                 seed=seed,
                 number=number,
                 num_threads=num_threads,
-                progress=bar,
+                progress=lambda batches: progress(batches, verbose),
                 after=after,
             )
             if validation is not None:
@@ -197,11 +193,16 @@ def train_on_batch(model: Model, x: Any, y: Any, sample_weight: Any, *, seed: in
     """One step; the loss of before it."""
     network, how = _Network(model), _compiled(model)
     inputs, labels, weights = _data(model, x, y, sample_weight, None, "x")
-    if how.optimizer.iterations == 0:
-        with initial_weights_from(seed):
-            model.predict([v[:1] for v in inputs])
-        loop.own_weights(network)
+    _prepare(network, how, inputs, seed)
     return loop.step(network, how, inputs, labels, weights, seed=seed, num_threads=None)[0]
+
+
+def _prepare(network: _Network, how: Compiled, inputs: list[Array], seed: int) -> None:
+    """Draw weights for layers that have none, and make all of them training's own."""
+    if not all(layer.ready for _, layer in network.paths()):
+        with initial_weights_from(seed):
+            network.score([v[:1] for v in inputs], None)
+    loop.own_weights(network, how)
 
 
 def _compiled(model: Model) -> Compiled:
@@ -247,13 +248,3 @@ def _split(inputs: list[Array], labels: Array, weights: Array | None, share: flo
     late = None if weights is None else weights[at:]
     validation = ([v[at:] for v in inputs], labels[at:], late)
     return [v[:at] for v in inputs], labels[:at], None if weights is None else weights[:at], validation
-
-
-def _bar(label: str, verbose: bool | int) -> Callable[[Iterable[Array]], Iterable[Array]]:
-    if not verbose:
-        return lambda rows: rows
-    with suppress(ImportError):
-        from tqdm import tqdm
-
-        return lambda rows: tqdm(rows, label, leave=False, unit="batch")
-    return lambda rows: rows

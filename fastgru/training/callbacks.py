@@ -106,7 +106,7 @@ class EarlyStopping(_Monitor):
         if self.improved(logs):
             self._waited = 0
             if self.restore_best_weights:
-                self._weights = [weight.copy() for weight in self.model.get_weights()]
+                self._weights = self.model.get_weights()
             return
         self._waited += 1
         if self._waited >= self.patience:

@@ -27,8 +27,8 @@ class Network(Protocol):
         """Output, its mask, and the way back."""
         ...
 
-    def predict(self, x: Any, *, batch_size: int | None, num_threads: int | None) -> Any:
-        """Outputs as in scoring."""
+    def score(self, x: Any, num_threads: int | None) -> tuple[Any, Any]:
+        """Output and mask as in scoring."""
         ...
 
     def paths(self) -> Iterator[tuple[str, Layer]]:
@@ -38,18 +38,36 @@ class Network(Protocol):
 
 @dataclass
 class Compiled:
-    """What `compile` was given."""
+    """What `compile` was given; ``owned`` are the weights that training may change in place."""
 
     loss: Loss
     optimizer: Optimizer
     metrics: list[str | Metric]
-    found: list[Metric] = field(default_factory=list)
+    owned: dict[str, Array] = field(default_factory=dict)
 
-    def metrics_for(self, y_true: Array, y_pred: Array) -> list[Metric]:
-        """The metrics; names are resolved at the first batch."""
-        if len(self.found) != len(self.metrics):
-            self.found = [get_metric(metric, y_true, y_pred) for metric in self.metrics]
-        return self.found
+
+class Meter:
+    """Loss and metrics of some batches, means over their rows. As in Keras, metrics know masks, but no weights."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+        self._metrics: list[Metric] | None = None
+        self._total = self._rows = 0.0
+
+    def add(self, loss: float, y_true: Array, y_pred: Array, mask: Array | None) -> None:
+        """Add a batch. The first one says which kind of accuracy is meant."""
+        if self._metrics is None:
+            self._metrics = [get_metric(metric, y_true, y_pred) for metric in self._compiled.metrics]
+            for metric in self._metrics:
+                metric.reset_state()
+        self._total, self._rows = self._total + loss * len(y_true), self._rows + len(y_true)
+        for metric in self._metrics:
+            metric.update_state(y_true, y_pred, mask)
+
+    def logs(self) -> dict[str, float]:
+        """By name, the loss first."""
+        loss = self._total / self._rows if self._rows else 0.0
+        return {"loss": loss, **{metric.name: metric.result() for metric in self._metrics or ()}}
 
 
 @dataclass
@@ -80,8 +98,8 @@ def step(
     seed: int,
     num_threads: int | None,
     where: str = "",
-) -> tuple[float, Array]:
-    """One batch: forward, back, weights moved. Returns the loss, and the output of before.
+) -> tuple[float, Array, Array | None]:
+    """One batch: forward, back, weights moved. Returns the loss, output and mask of before.
 
     Raises
     ------
@@ -97,16 +115,19 @@ def step(
         raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_advice(x)}")
     back(gradient)
     _move(network, compiled.optimizer, run, where)
-    return loss, y_pred
+    return loss, y_pred, mask
 
 
 def _move(network: Network, optimizer: Optimizer, run: TrainingStep, where: str) -> None:
-    """The step's gradients and statistics into the layers' weights."""
+    """The step's gradients and statistics into the layers' weights, once all of them are known to be finite."""
     gradients: dict[str, Gradient] = {}
     weights: dict[str, Array] = {}
-    moved: dict[Layer, None] = {}
+    moved: list[tuple[Layer, dict[str, Array]]] = []
     for path, layer in network.paths():
-        for name, gradient in run.gradients.get(layer, {}).items():
+        found, updates = run.gradients.get(layer, {}), run.updates.get(layer, {})
+        if found or updates:
+            moved.append((layer, updates))
+        for name, gradient in found.items():
             values = gradient if isinstance(gradient, np.ndarray) else gradient.values
             if not np.isfinite(values).all():
                 raise NotFinite(
@@ -114,20 +135,19 @@ def _move(network: Network, optimizer: Optimizer, run: TrainingStep, where: str)
                     "gradients with clipnorm"
                 )
             gradients[f"{path}/{name}"], weights[f"{path}/{name}"] = gradient, layer.weights[name]
-            moved[layer] = None
-        for name, value in run.updates.get(layer, {}).items():
-            layer.weights[name] = value
-            moved[layer] = None
     optimizer.apply(gradients, weights)
-    for layer in moved:
+    for layer, updates in moved:
+        for name, value in updates.items():
+            layer.weights[name][...] = value
         layer.assign(layer.weights)  # packs them
 
 
-def own_weights(network: Network) -> None:
-    """Give every layer weights that may be changed in place: those of a file may be mapped from it."""
-    for _, layer in network.paths():
-        if layer.weights:
+def own_weights(network: Network, compiled: Compiled) -> None:
+    """Make every weight an array of training's own: those of a file may be mapped from it, others are the caller's."""
+    for path, layer in network.paths():
+        if any(compiled.owned.get(f"{path}/{name}") is not value for name, value in layer.weights.items()):
             layer.assign({name: np.array(value, np.float32) for name, value in layer.weights.items()})
+            compiled.owned.update({f"{path}/{name}": value for name, value in layer.weights.items()})
 
 
 def batches(rows: int, batch_size: int, order: Array | None) -> Iterator[Array]:
@@ -147,18 +167,12 @@ def evaluate(
     num_threads: int | None,
 ) -> dict[str, float]:
     """Loss and metrics of a scored set."""
-    total = weight = 0.0
-    for metric in compiled.found:
-        metric.reset_state()
+    meter = Meter(compiled)
     for rows in batches(len(y), batch_size, None):
-        part = [v[rows] for v in x]
-        y_pred = network.predict(part, batch_size=len(rows), num_threads=num_threads)
+        y_pred, mask = network.score([v[rows] for v in x], num_threads)
         w = None if sample_weight is None else sample_weight[rows]
-        total += compiled.loss(y[rows], y_pred, w) * len(rows)
-        weight += len(rows)
-        for metric in compiled.metrics_for(y[rows], y_pred):
-            metric.update_state(y[rows], y_pred, w)
-    return {"loss": total / weight if weight else 0.0, **{m.name: m.result() for m in compiled.found}}
+        meter.add(compiled.loss(y[rows], y_pred, w, mask), y[rows], y_pred, mask)
+    return meter.logs()
 
 
 def epoch(
@@ -177,20 +191,14 @@ def epoch(
     after: Callable[[int, Mapping[str, float]], None] = lambda batch, logs: None,
 ) -> dict[str, float]:
     """One pass over all rows. ``after`` is called after each batch with what was measured so far."""
-    total = weight = 0.0
-    for metric in compiled.found:
-        metric.reset_state()
-    logs: dict[str, float] = {}
+    meter = Meter(compiled)
     for i, rows in enumerate(progress(list(batches(len(y), batch_size, order)))):
         part, w = [v[rows] for v in x], None if sample_weight is None else sample_weight[rows]
         where = f"epoch {number}, batch {i}: "
-        loss, y_pred = step(network, compiled, part, y[rows], w, seed=seed, num_threads=num_threads, where=where)
-        for metric in compiled.metrics_for(y[rows], y_pred):
-            metric.update_state(y[rows], y_pred, w)
-        total, weight = total + loss * len(rows), weight + len(rows)
-        logs = {"loss": total / weight, **{m.name: m.result() for m in compiled.found}}
-        after(i, logs)
-    return logs
+        loss, y_pred, mask = step(network, compiled, part, y[rows], w, seed=seed, num_threads=num_threads, where=where)
+        meter.add(loss, y[rows], y_pred, mask)
+        after(i, meter.logs())
+    return meter.logs()
 
 
 def _advice(x: Any) -> str:
