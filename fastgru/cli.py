@@ -180,18 +180,11 @@ def _print_state_dict(file: ModelFile) -> None:
 
 def _score(arguments: argparse.Namespace) -> int:
     tables.check_target(arguments.output)
-    _expect_another(arguments.output, arguments.model, arguments.input)
+    tables.check_apart(arguments.output, arguments.model, arguments.input)
     model = _load(arguments.model, arguments.prefix, arguments.config)
     if isinstance(model, Model):
         return _score_model(model, arguments)
     return _score_gru(model, arguments)
-
-
-def _expect_another(target: str, *sources: str) -> None:
-    """The target replaces a file when it is complete: that must not be one that is read."""
-    for source in sources:
-        if os.path.exists(target) and os.path.samefile(source, target):
-            raise FormatError(f"{target}: expected another file than {source}, which is read")
 
 
 def _listed(outputs: Any) -> list[Array]:

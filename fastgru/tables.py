@@ -214,6 +214,13 @@ def check_target(target: FilePath) -> None:
         raise FormatError(f"{os.fspath(target)}: expected an existing folder to write into")
 
 
+def check_apart(target: FilePath, *read: FilePath) -> None:
+    """Refuse a target that would replace one of the files that are read, by whatever name: links count."""
+    for source in read:
+        if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+            raise FormatError(f"{os.fspath(target)}: expected another file than {os.fspath(source)}, which is read")
+
+
 @contextmanager
 def told_of(target: FilePath) -> Iterator[None]:
     """Errors of writing name the target, not the temporary file beside it that nobody knows."""

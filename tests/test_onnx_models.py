@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_onnx import FLOAT, INT64, graph_of, helper, onnx
 
 import fastgru
 from fastgru import formats, ops
@@ -15,9 +16,6 @@ from fastgru.graph import sample_inputs
 from fastgru.layers.onnx_gru import GRU
 from fastgru.models import Model
 from fastgru.models.onnx import OnnxModel
-
-onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'fastgru[onnx]'")
-helper, FLOAT, INT64 = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("onnx_*.onnx"))
 
@@ -37,23 +35,6 @@ def assert_close(found: list[Any], expected: list[Any]) -> None:
     for f, e in zip(found, expected, strict=True):
         assert f.shape == e.shape and f.dtype == e.dtype
         assert np.abs(f - e).max(initial=0) <= 2e-5 * max(1, np.abs(e).max(initial=0))
-
-
-def graph_of(nodes: list[Any], inputs: dict[str, Any], outputs: list[str], **constants: Any) -> OnnxModel:
-    """A loaded model of some nodes. ``inputs``: name → (element type, shape)."""
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "test",
-            [helper.make_tensor_value_info(n, *spec) for n, spec in inputs.items()],
-            [helper.make_tensor_value_info(n, FLOAT, None) for n in outputs],
-            [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-    )
-    loaded = Model.from_model_file(formats.read_bytes(model.SerializeToString()))
-    assert isinstance(loaded, OnnxModel)
-    return loaded
 
 
 def test_axes_of_one_name_have_one_size() -> None:

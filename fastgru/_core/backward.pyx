@@ -194,7 +194,7 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     cdef cnp.ndarray xs = x, ys = y, dys, dxs, hs
     cdef int batch = 1 if time_major else 0, n = 2
     cdef int64_t H = packed.gru.hidden_size, I = packed.gru.input_size, W = packed.table.width
-    cdef int64_t N, threads, k, room, longest, M, outer_room, share
+    cdef int64_t N, threads, k, room, outer_room, share
     cdef double work
     cdef float *memory
     memset(&b, 0, sizeof(Back))
@@ -221,12 +221,11 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
         b.dh_n = <const float *>cnp.PyArray_DATA(strided(dh_n))
     if offsets is not None:
         b.job.offsets = <const int64_t *>cnp.PyArray_DATA(strided(offsets))
-        longest = np.diff(offsets).max() if N else 0
         b.job.x_time, b.job.y_time, b.dx_time = xs.strides[0] // 4, ys.strides[0] // 4, dxs.strides[0] // 4
         if dy is not None:
             b.dy_time = dys.strides[0] // 4
     else:
-        b.job.steps = longest = cnp.PyArray_DIM(xs, 1 - batch)
+        b.job.steps = cnp.PyArray_DIM(xs, 1 - batch)
         b.job.x_row, b.job.x_time = xs.strides[batch] // 4, xs.strides[1 - batch] // 4
         b.job.y_row, b.job.y_time = ys.strides[batch] // 4, ys.strides[1 - batch] // 4
         b.dx_row, b.dx_time = dxs.strides[batch] // 4, dxs.strides[1 - batch] // 4
@@ -234,7 +233,6 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
             b.dy_row, b.dy_time = dys.strides[batch] // 4, dys.strides[1 - batch] // 4
         if lengths is not None:
             b.job.lengths = <const int64_t *>cnp.PyArray_DATA(strided(lengths))
-            longest = lengths.max() if N else 0
         if valid is not None:
             b.job.valid = <const int64_t *>cnp.PyArray_DATA(strided(valid))
     counts = np.diff(offsets) if offsets is not None else lengths
@@ -275,7 +273,7 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     b.job.slots = min(round_up((N + threads - 1) // threads, packed.table.tile_rows), <int64_t>FG_MAX_ROWS)
     b.workspace = round_up(fg_backward_scratch(W, H), 16) + round_up(H, 16)
     b.workspace += b.job.slots * round_up(round_up(H, W), 16)
-    if N and longest:
+    if N and cache.shape[0]:
         room = b.workspace * threads
         memory = <float *>malloc(<size_t>(room + 16) * sizeof(float))
         if memory == NULL:

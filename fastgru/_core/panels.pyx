@@ -26,7 +26,7 @@ def move(cnp.ndarray packed, cnp.ndarray weight, cnp.ndarray lanes, int64_t widt
             columns = fg_panel_width(vecs - first) * width
             panel = panels + first * width * inputs
             begin = 0
-            while begin < inputs:  # a few cache lines of every row at a time, since the panel's floats of one row lie apart
+            while begin < inputs:  # a cache line of every row at a time: the panel's floats of one row lie apart
                 end = min(begin + 16, inputs)
                 for c in range(columns):
                     if lane[first * width + c] < 0:

@@ -38,8 +38,9 @@ cdef extern from "table.h" nogil:
                        float *scratch) noexcept nogil
         void (*gru_step)(float **y, float **cache, const float **x, const float **h, const float *projected,
                          int64_t projected_stride, const fg_gru *g, int64_t rows, float *scratch) noexcept nogil
-        void (*gru_step_backward)(float *dh, int64_t dh_stride, float **dx, float **cache, const float **dy, const float **h,
-                                  const fg_gru_backward *g, int64_t rows, float *scratch) noexcept nogil
+        void (*gru_step_backward)(float *dh, int64_t dh_stride, float **dx, float **cache, const float **dy,
+                                  const float **h, const fg_gru_backward *g, int64_t rows,
+                                  float *scratch) noexcept nogil
         void (*outer)(float *out, int64_t out_stride, const float **a, const float **b, int64_t M, int64_t N,
                       int64_t terms, float *scratch) noexcept nogil
         void (*column_sums)(float *out, const float **a, int64_t M, int64_t terms) noexcept nogil

@@ -75,11 +75,11 @@ def convert(
     """
     path = os.fspath(target)
     kind = target_format(path, to)
-    _spare(path, *(os.fspath(given) for given in (source, config) if isinstance(given, (str, os.PathLike))))
+    tables.check_apart(path, *(given for given in (source, config) if isinstance(given, (str, os.PathLike))))
     if opset is not None and kind != "onnx":
         raise FormatError(f"{path}: opset: expected none for a target that is no ONNX file, found {opset}")
     file = formats.read(source) if config is None else formats.read(source, config)
-    _spare(path, *file.data_files)
+    tables.check_apart(path, *file.data_files)
     with about(file.path):
         model = _model(file, kind, prefix)
     if kind == "fastgru" and not isinstance(model, Model):
@@ -105,13 +105,6 @@ def convert(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return report
-
-
-def _spare(path: str, *read: str) -> None:
-    """Refuse to write over what is read."""
-    for given in read if os.path.exists(path) else ():
-        if os.path.exists(given) and os.path.samefile(given, path):
-            raise FormatError(f"{path}: expected another file than {given}, which is read")
 
 
 def _left_out(file: ModelFile, model: Model | nn.GRU | nn.GRUCell | ModelFile, prefix: str | None) -> list[str]:

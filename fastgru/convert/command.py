@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
 
 from .. import tables
 from ..formats import FormatError
@@ -50,7 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
     tables.check_target(arguments.target)
     if arguments.report:
         tables.check_target(arguments.report)
-        _spare(arguments.report, filter(None, (arguments.source, arguments.target, arguments.config)))
+        if os.path.realpath(arguments.report) == os.path.realpath(arguments.target):
+            raise FormatError(f"{arguments.report}: --report: expected another file than the target")
+        tables.check_apart(arguments.report, *filter(None, (arguments.source, arguments.config)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, if it runs, greets on every stream
     try:
         report = convert(
@@ -70,13 +71,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _spare(path: str, others: Iterable[str]) -> None:
-    if os.path.realpath(path) in map(os.path.realpath, others):
-        raise FormatError(f"{path}: --report: expected a file that is neither read nor the target")
-
-
 def _save(report: Report, path: str | None) -> None:
     if path:
-        _spare(path, report.data_files)
+        tables.check_apart(path, *report.data_files)
         with tables.told_of(path), replacing(path) as file:
             file.write(report.to_json().encode() + b"\n")

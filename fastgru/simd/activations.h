@@ -153,7 +153,15 @@ static FG_INLINE vec slope(fg_act a, vec y)
 static void activate(float *y, const float *x, int64_t n, fg_act a)
 {
     int64_t i = 0;
-    vec v;
+    vec v, together[MAX_TOGETHER];
+    /* plain C gains nothing from several at once: its fma is mostly a call */
+    for (; VEC_WIDTH > 1 && i + MAX_TOGETHER * VEC_WIDTH <= n; i += MAX_TOGETHER * VEC_WIDTH) {
+        for (int j = 0; j < MAX_TOGETHER; j++)
+            together[j] = v_load(x + i + j * VEC_WIDTH);
+        activations(MAX_TOGETHER, a, together);
+        for (int j = 0; j < MAX_TOGETHER; j++)
+            v_store(y + i + j * VEC_WIDTH, together[j]);
+    }
     for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) {
         v = v_load(x + i);
         activations(1, a, &v);

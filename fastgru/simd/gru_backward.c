@@ -35,7 +35,8 @@ static void back_product(float *out, const float *start, int64_t stride, int64_t
     for (int64_t v0 = 0; v0 < m->vecs;) {
         const int64_t V = fg_panel_width(m->vecs - v0), together = panels_together(rows, m->vecs - v0, V);
         const int64_t wide = V * VEC_WIDTH, last = wide - VEC_WIDTH, first = v0 * VEC_WIDTH;
-        sums io = {start + first, start + first + last, start_row, wide, start_row, wide, out + first, stride, wide, last};
+        const float *from = start + first;
+        sums io = {from, from + last, start_row, wide, start_row, wide, out + first, stride, wide, last};
         product(a, rows, m->inputs, w, together, V, io, w + together * wide * m->inputs);
         v0 += together * V;
         w += together * wide * m->inputs;
@@ -63,8 +64,9 @@ static void back_through_reset(float *dh, int64_t dh_stride, float *da, int64_t 
         }
 }
 
-static void gru_step_backward(float *dh, int64_t dh_stride, float *const *dx, float *const *cache, const float *const *dy,
-                              const float *const *h, const fg_gru_backward *g, int64_t rows, float *scratch)
+static void gru_step_backward(float *dh, int64_t dh_stride, float *const *dx, float *const *cache,
+                              const float *const *dy, const float *const *h, const fg_gru_backward *g, int64_t rows,
+                              float *scratch)
 {
     const int64_t H = g->hidden_size, stride = fg_dense_stride(4 * H);
     const float *all[FG_MAX_ROWS], *recurrent[FG_MAX_ROWS]; /* [da_n da_r da_z], [da_r da_z dq] */

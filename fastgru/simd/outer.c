@@ -6,9 +6,10 @@ EVERY_HEIGHT(1, beside) EVERY_HEIGHT(2, beside) EVERY_HEIGHT(3, beside)
 static tiles_fn *const outer_panel[3][VEC_ROWS] = {BY_HEIGHT(1, beside), BY_HEIGHT(2, beside),
                                                           BY_HEIGHT(3, beside)};
 
-/* `count` <= 4 terms of a into its tiles: of each tile their rows, beside each other, so that whole cache lines are written */
-static FG_INLINE void pack_terms(float *packed, const float *const *a, const float *const *next, int64_t M, int64_t terms,
-                                 int64_t count)
+/* `count` <= 4 terms of a into its tiles, in each beside each other, so that whole cache lines are written; `next` are the
+ * terms after them */
+static FG_INLINE void pack_terms(float *packed, const float *const *a, const float *const *next, int64_t M,
+                                 int64_t terms, int64_t count)
 {
     int64_t m = 0;
     if (count == 4)
@@ -33,8 +34,10 @@ static void outer(float *out, int64_t out_stride, const float *const *a, const f
     for (int64_t k = 0; k < terms; k++)
         for (int64_t n = 0; n < 3 * VEC_WIDTH; n += 16)
             FG_PREFETCH(b[k] + n);
-    for (int64_t k = 0; k < terms; k += 4)
-        pack_terms(packed + k * VEC_ROWS, a + k, a + (terms - k < 8 ? k : k + 4), M, terms, terms - k < 4 ? terms - k : 4);
+    for (int64_t k = 0; k < terms; k += 4) {
+        const int64_t left = terms - k;
+        pack_terms(packed + k * VEC_ROWS, a + k, a + (left < 8 ? k : k + 4), M, terms, left < 4 ? left : 4);
+    }
     for (int64_t m = 0; m < M; m++)
         rows[m] = packed + m / VEC_ROWS * VEC_ROWS * terms + m % VEC_ROWS;
     for (int64_t v0 = 0; v0 < vecs;) {

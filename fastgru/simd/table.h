@@ -57,7 +57,8 @@ static inline int64_t fg_block(int64_t inputs)
 }
 
 /* The same layer for its gradients. dh's products: reset_after one of [da_r da_z dq] (3H) with U; otherwise first da_n (H)
- * with U_n, then [da_r da_z] (2H) with [U_r U_z]; start is not read. dx is W with [da_n da_r da_z] (3H); its start is zeros. */
+ * with U_n, then [da_r da_z] (2H) with [U_r U_z]; start is not read.
+ * dx is W with [da_n da_r da_z] (3H); its start is zeros. */
 typedef struct {
     int32_t reset_after;
     fg_act recurrent_activation, activation;
@@ -104,7 +105,8 @@ typedef struct {
      *   h: as given to gru_step
      *   scratch: fg_backward_scratch(W, H) floats, 64-byte aligned */
     void (*gru_step_backward)(float *dh, int64_t dh_stride, float *const *dx, float *const *cache,
-                              const float *const *dy, const float *const *h, const fg_gru_backward *g, int64_t rows, float *scratch);
+                              const float *const *dy, const float *const *h, const fg_gru_backward *g, int64_t rows,
+                              float *scratch);
 
     /* out[m][n] += sum over k of a[k][m] b[k][n], for terms <= FG_KC rows of a and b: gradients of weights.
      *   out: (M, out_stride), out_stride >= N rounded up to a multiple of W; what stands beyond N is scratch
@@ -138,7 +140,7 @@ static inline int64_t fg_step_scratch(int64_t width, int64_t input_size, int64_t
                           (reset_after ? 0 : 2 * padded));
 }
 
-/* floats of scratch that gru_step_backward needs: the rows of gradients; sums of dx, or without reset_after those of r*h */
+/* floats of scratch that gru_step_backward needs: the rows of gradients; sums of dx, or (not reset_after) of r*h */
 static inline int64_t fg_backward_scratch(int64_t width, int64_t hidden_size)
 {
     int64_t padded = (hidden_size + width - 1) / width * width, sums = FG_MAX_ROWS * 4 * width;
