@@ -16,7 +16,7 @@ __all__ = ["Comparison", "FrameworkRun", "Mismatch", "Report", "in_words"]
 #: float32 rounding: what two right answers may differ by, times max(1, |y|).
 TOLERANCE = 1e-5
 #: What a badly conditioned model may make of that, at most.
-_WORST = 100.0
+_WORST = 10.0
 
 #: The kinds of inputs of `cases`, for people.
 _KINDS = {

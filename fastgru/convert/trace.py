@@ -12,8 +12,10 @@ from ..graph import Graph, Ref, input_arrays, sample_inputs
 from ..graph.plan import fill, leaves
 from ..layers.base import Array, Layer
 from ..layers.bidirectional import Bidirectional
-from ..layers.core import Embedding, Masking
+from ..layers.core import Embedding, Identity, Masking
+from ..layers.onnx_node import OnnxNode
 from ..layers.recurrent import RNN
+from ..layers.shaping import Flatten, Permute, RepeatVector, Reshape
 from ..models import Model, walk
 
 __all__ = ["Call", "masked_calls", "run_through", "trace"]
@@ -49,7 +51,10 @@ def trace(model: Model, inputs: Iterable[Array], masks: Iterable[Any] | None = N
 
 
 def run_through(model: Model, inputs: Iterable[Array], change: Callable[[Array], Array]) -> list[Array]:
-    """The outputs of a model in which what a layer gives goes through ``change`` on its way to the next."""
+    """The outputs of a model in which what a layer computes goes through ``change`` on its way to the next.
+
+    Layers that only copy or rearrange their input compute nothing.
+    """
     arrays = list(inputs)
     model.reset_states()
     y, _ = _run(model.graph, arrays, [None] * len(arrays), "", [], change)
@@ -90,7 +95,7 @@ def _run(
         slots = tuple(slot for _, slot in node.outputs)
         step = Graph((replace(node, free=()),), tuple(used), slots, graph.slots)
         y, y_mask = step.run([values[s] for s in used], [shown[s] for s in used], None)
-        y = y if change is None else [change(v) for v in y]
+        y = y if change is None or _rearranges(layer) else [change(v) for v in y]
         for slot, value, its_mask in zip(slots, y, y_mask, strict=True):
             values[slot], shown[slot] = value, its_mask
         state = None if node.state is None else fill(node.state, values)
@@ -99,6 +104,12 @@ def _run(
             Call(where, layer, x, None if hidden else mask, state, y, tuple(index for index, _ in node.outputs))
         )
     return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs]
+
+
+def _rearranges(layer: Layer) -> bool:
+    if isinstance(layer, OnnxNode):
+        return layer.operator.rearranges
+    return isinstance(layer, (Identity, Embedding, Masking, Flatten, Permute, RepeatVector, Reshape))
 
 
 def masked_calls(model: Model) -> list[tuple[str, Layer, bool]]:
