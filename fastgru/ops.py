@@ -156,7 +156,7 @@ def gru(
     padding: str = "zero",
     num_threads: int | None = None,
     out: Any = None,
-    return_cache: bool | str = False,
+    return_cache: bool | str | GRUCache = False,
 ) -> Any:
     """Run one GRU layer in one direction.
 
@@ -185,9 +185,10 @@ def gru(
         H >= 128 or so) is shared out by its units only where num_threads is given: worth it on idle cores alone.
     out : float32 array of y's shape, optional
         Where y is written.
-    return_cache : bool or "recompute"
+    return_cache : bool, "recompute" or GRUCache
         Also return what `gru_backward` needs: 16 H bytes for each valid step; with "recompute" nothing beyond x, y and
-        the weights, and a second forward pass then. Until then x, h0 and y must not be changed in place.
+        the weights, and a second forward pass then. Until then x, h0 and y must not be changed in place. A cache that
+        `gru_backward` has used gives its memory to this one.
 
     Returns
     -------
@@ -231,11 +232,12 @@ def gru(
 
 
 def _new_cache(
-    packed: PackedGRU, x: F32, h0: F32 | None, y: F32, options: tuple[Any, ...], return_cache: bool | str
+    packed: PackedGRU, x: F32, h0: F32 | None, y: F32, options: tuple[Any, ...], return_cache: bool | str | GRUCache
 ) -> GRUCache:
     """Room for what the forward pass keeps."""
-    if return_cache is not True and return_cache != "recompute":
-        raise ValueError(f"return_cache: expected True, False or 'recompute', found {return_cache!r}")
+    reused = return_cache if isinstance(return_cache, GRUCache) else None
+    if reused is None and return_cache is not True and return_cache != "recompute":
+        raise ValueError(f"return_cache: expected True, False, 'recompute' or a used cache, found {return_cache!r}")
     check_trainable(packed.activation, packed.recurrent_activation)
     lengths, _, offsets, time_major, *_ = options
     counts = lengths if offsets is None else np.diff(offsets)
@@ -247,7 +249,11 @@ def _new_cache(
         place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
         having = len(counts) - np.cumsum(np.bincount(counts))  # rows that have step 0, 1, ...
         step_first = np.cumsum(having) - having
-    kept = np.empty((steps, 4 * packed.hidden_size), np.float32) if return_cache is True else None
+    kept, shape = None, (steps, 4 * packed.hidden_size)
+    if reused is not None:
+        kept = reused.take(shape)
+    elif return_cache is True:
+        kept = np.empty(shape, np.float32)
     return GRUCache(packed, x, h0, y, kept, place, step_first, *options)
 
 

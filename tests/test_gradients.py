@@ -378,15 +378,30 @@ def test_truncated_is_each_chunk_by_itself(variant: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("ragged", ["none", "lengths", "mask", "offsets"])
 def test_memory_of_the_cache(ragged: str) -> None:
-    """16 H bytes for each valid step, nothing for padding; freed by the backward pass."""
+    """16 H bytes for each valid step, nothing for padding."""
     case = Case(9, 7, 4, 13, ragged=ragged)
     a = case.arrays()
     steps = {"none": 9 * 7, "mask": int(a["mask"].sum())}.get(ragged, int(a["lengths"].sum()))
     cache = case.call(ops.gru, case.packed(), return_cache=True)[2]
     assert cache.nbytes == 16 * 13 * steps
-    ops.gru_backward(None, cache)
-    assert cache.nbytes == 0
     assert case.call(ops.gru, case.packed(), return_cache="recompute")[2].nbytes == 0
+
+
+def test_a_used_cache_gives_its_memory_to_the_next() -> None:
+    """Taken where it is large enough, refused while it is in use; nothing of the last pass is left in the results."""
+    large, small = Case(5, 6, 4, 13), Case(3, 6, 4, 13, ragged="lengths")
+    y, _, cache = large.call(ops.gru, large.packed(), return_cache=True)
+    memory = cache.gates
+    with pytest.raises(ValueError, match=r"^return_cache: expected True or a used cache"):
+        large.call(ops.gru, large.packed(), return_cache=cache)
+    ops.gru_backward(y, cache)
+    y, _, again = small.call(ops.gru, small.packed(), return_cache=cache)
+    assert np.shares_memory(again.gates, memory) and cache.nbytes == 0
+    fresh = small.call(ops.gru, small.packed(), return_cache=True)[2]
+    for found, right in zip(ops.gru_backward(y, again), ops.gru_backward(y, fresh), strict=True):
+        assert (found is None and right is None) or np.array_equal(found, right)
+    _, _, larger = large.call(ops.gru, large.packed(), return_cache=again)
+    assert not np.shares_memory(larger.gates, memory)
 
 
 @pytest.mark.parametrize("mode", [True, "recompute"])
@@ -463,7 +478,7 @@ def test_another_thing_than_a_cache_is_refused(cache: Any) -> None:
 
 @pytest.mark.parametrize("mode", [1, 0, None, "yes", "Recompute"])
 def test_unknown_kinds_of_cache_are_refused(mode: Any) -> None:
-    with pytest.raises(ValueError, match=r"^return_cache: expected True, False or 'recompute', found"):
+    with pytest.raises(ValueError, match=r"^return_cache: expected True, False, 'recompute' or a used cache, found"):
         CASE.call(ops.gru, CASE.packed(), return_cache=mode)
 
 

@@ -31,9 +31,12 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
         shapes.only("ops.gru", configuration)
         weights, dy = shapes.layers(case)[0], shapes.gradient(case)
 
+        cache: Any = True  # then the used one, whose memory the next step takes
+
         def train() -> Any:
+            nonlocal cache
             _, _, cache = fastgru.ops.gru(
-                x, *weights, reset_after=case.reset_after, return_cache=True, num_threads=threads
+                x, *weights, reset_after=case.reset_after, return_cache=cache, num_threads=threads
             )
             return fastgru.ops.gru_backward(dy, cache, num_threads=threads)
 

@@ -17,6 +17,7 @@ from fastgru._core.table cimport (
     fg_backward_scratch,
     fg_gru_backward,
     fg_outer_scratch,
+    fg_packed_size,
     fg_table,
 )
 
@@ -117,27 +118,27 @@ cdef void back_thread(const Back *b, int64_t k, int64_t threads, float *workspac
     back_rows(b, min(k * share, b.job.rows), 1, max(min(share, b.job.rows - k * share), 0), workspace)
 
 
-# One product Σ a ⊗ b over all valid steps, and the column sums of a. a is M floats of each step's cache from `column` on;
-# b is its x, its state before, or the q of its cache.
+# One product Σ a ⊗ b over all valid steps. a are the columns `first` to `last` of each step's cache; b is its x, its
+# state before, or the q of its cache.
 cdef enum Operand:
-    INPUT, STATE, CACHED
+    INPUT, STATE, CACHED, OPERANDS
 
 cdef struct Weight:
-    float *out
-    float *sums                    # NULL: not wanted
-    int64_t out_stride, M, N, column
+    float *out                     # (last - first, out_stride)
+    int64_t out_stride, first, last, N
     Operand operand
 
 
-cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t count, float *scratch) noexcept nogil:
-    """Rows first ... first + count of one weight's gradient, over every valid step in one order."""
+cdef void weight_columns(const Back *b, const Weight *w, int n, float *sums, int64_t first, int64_t last,
+                         float *scratch) noexcept nogil:
+    """What columns first ... last of the cache give to every product, over every valid step in one order."""
     cdef const Job *j = &b.job
     cdef int64_t H = b.gru.hidden_size, terms = 0, row, step, length
     cdef const float *a[FG_KC]
-    cdef const float *operand[FG_KC]
+    cdef const float *operand[OPERANDS][FG_KC]
     cdef float *kept
     cdef float *zeros = scratch
-    if count <= 0:
+    if first >= last:
         return
     memset(zeros, 0, H * sizeof(float))
     scratch += round_up(H, 16)
@@ -145,33 +146,30 @@ cdef void weight_rows(const Back *b, const Weight *w, int64_t first, int64_t cou
         length = length_of(j, row)
         for step in range(length):
             kept = cache_at(j, row, step)
-            a[terms] = kept + w.column + first
-            if w.operand == INPUT:
-                operand[terms] = x_at(j, row, time_of(j, row, step, length))
-            elif w.operand == STATE:
-                operand[terms] = state_before(j, row, step, length, zeros)
-            else:
-                operand[terms] = kept + 3 * H
+            a[terms] = kept + first
+            operand[<int>INPUT][terms] = x_at(j, row, time_of(j, row, step, length))
+            operand[<int>STATE][terms] = state_before(j, row, step, length, zeros)
+            operand[<int>CACHED][terms] = kept + 3 * H
             terms += 1
             if terms == FG_KC:
-                add_terms(b, w, first, count, a, operand, terms, scratch)
+                add_block(b, w, n, sums, first, last, a, operand, terms, scratch)
                 terms = 0
     if terms > 0:
-        add_terms(b, w, first, count, a, operand, terms, scratch)
+        add_block(b, w, n, sums, first, last, a, operand, terms, scratch)
 
 
-cdef inline void add_terms(const Back *b, const Weight *w, int64_t first, int64_t count, const float **a,
-                           const float **operand, int64_t terms, float *scratch) noexcept nogil:
-    b.job.table.outer(w.out + first * w.out_stride, w.out_stride, a, operand, count, w.N, terms, scratch)
-    if w.sums != NULL:
-        b.job.table.column_sums(w.sums + first, a, count, terms)
-
-
-cdef void weights_thread(const Back *b, const Weight *w, int n, int64_t k, int64_t threads, float *scratch) noexcept nogil:
-    cdef int64_t share, i
+cdef inline void add_block(const Back *b, const Weight *w, int n, float *sums, int64_t first, int64_t last,
+                           const float **a, const float *(*operand)[FG_KC], int64_t terms, float *scratch) noexcept nogil:
+    """One block of terms: packed once, and multiplied by the operand of each product."""
+    cdef float *packed = scratch
+    cdef int64_t i, lo, hi
+    scratch += fg_packed_size(last - first)
+    b.job.table.pack_outer(packed, sums + first if sums != NULL else NULL, a, last - first, terms)
     for i in range(n):
-        share = round_up((w[i].M + threads - 1) // threads, 8)
-        weight_rows(b, &w[i], min(k * share, w[i].M), min(share, w[i].M - min(k * share, w[i].M)), scratch)
+        lo, hi = max(first, w[i].first), min(last, w[i].last)
+        if lo < hi:
+            b.job.table.outer(w[i].out + (lo - w[i].first) * w[i].out_stride, w[i].out_stride, packed, lo - first,
+                              operand[<int>w[i].operand], hi - lo, w[i].N, terms, scratch)
 
 
 cdef cnp.ndarray strided(object array):
@@ -194,7 +192,8 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     cdef cnp.ndarray xs = x, ys = y, dys, dxs, hs
     cdef int batch = 1 if time_major else 0, n = 2
     cdef int64_t H = packed.gru.hidden_size, I = packed.gru.input_size, W = packed.table.width
-    cdef int64_t N, threads, k, room, outer_room, share
+    cdef int64_t N, threads, k, room, columns
+    cdef int64_t *bound
     cdef double work
     cdef float *memory
     memset(&b, 0, sizeof(Back))
@@ -210,7 +209,8 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     if h0 is not None:
         hs = h0
         b.job.h0, b.job.h0_row = <const float *>cnp.PyArray_DATA(hs), cnp.PyArray_STRIDE(hs, 0) // 4
-    dx = np.zeros(x.shape, np.float32)     # 0 at padded steps
+    whole = lengths is None and offsets is None
+    dx = (np.empty if whole else np.zeros)(x.shape, np.float32)     # 0 at padded steps
     dxs = dx
     dh0 = np.empty((N, H), np.float32)
     b.dx, b.dh0 = <float *>cnp.PyArray_DATA(dxs), <float *>cnp.PyArray_DATA(strided(dh0))
@@ -257,16 +257,13 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
 
     # [da_n da_r da_z] ⊗ x, and [da_r da_z dq] ⊗ h, or [da_r da_z] ⊗ h and da_n ⊗ (r h)
     dw_ih, dw_hh = np.zeros((3 * H, len(inputs)), np.float32), np.zeros((3 * H, len(hidden)), np.float32)
-    sums_ih, sums_hh = np.zeros(3 * H, np.float32), np.zeros(3 * H, np.float32)
-    w[0] = Weight(<float *>cnp.PyArray_DATA(strided(dw_ih)), NULL, len(inputs), 3 * H, I, 0, INPUT)
-    w[1] = Weight(<float *>cnp.PyArray_DATA(strided(dw_hh)), NULL, len(hidden), 3 * H if after else 2 * H, H, H, STATE)
+    column_sums = np.zeros(4 * H, np.float32)
+    cdef float *sums = <float *>cnp.PyArray_DATA(strided(column_sums)) if biases else NULL
+    w[0] = Weight(<float *>cnp.PyArray_DATA(strided(dw_ih)), len(inputs), 0, 3 * H, I, INPUT)
+    w[1] = Weight(<float *>cnp.PyArray_DATA(strided(dw_hh)), len(hidden), H, 4 * H if after else 3 * H, H, STATE)
     if not after:
-        w[2] = Weight(w[1].out + 2 * H * w[1].out_stride, NULL, len(hidden), H, H, 0, CACHED)
+        w[2] = Weight(w[1].out + 2 * H * w[1].out_stride, len(hidden), 0, H, H, CACHED)
         n = 3
-    if biases:
-        w[0].sums = <float *>cnp.PyArray_DATA(strided(sums_ih))
-        if after:
-            w[1].sums = <float *>cnp.PyArray_DATA(strided(sums_hh))
 
     work = <double>cache.shape[0] * 3 * H * (H + I)
     threads = threads_for(num_threads, max(N, 1), work)
@@ -285,22 +282,27 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
                 for k in prange(threads, num_threads=threads, schedule="static", chunksize=1):
                     back_thread(&b, k, threads, <float *>aligned(memory))
             free(memory)
-        threads = threads_for(num_threads, 3 * H // 8 + 1, work)
-        share = round_up((3 * H + threads - 1) // threads, 8)
-        outer_room = round_up(round_up(H, 16) + fg_outer_scratch(W, share), 16)
-        memory = <float *>malloc(<size_t>(outer_room * threads + 16) * sizeof(float))
+        columns = w[1].last                # shared out by the work that they are
+        each = np.repeat([I, I + H, H], [H, 2 * H, H]) if after else np.full(3 * H, I + H)
+        threads = threads_for(num_threads, columns // 8 + 1, work)
+        ends = np.searchsorted(np.cumsum(each), np.arange(1, threads) * each.sum() / threads) // 8 * 8
+        bounds = np.array([0, *ends, columns], np.int64)
+        bound = <int64_t *>cnp.PyArray_DATA(strided(bounds))
+        widest = int(np.diff(bounds).max())
+        room = round_up(round_up(H, 16) + fg_packed_size(widest) + fg_outer_scratch(W, widest), 16)
+        memory = <float *>malloc(<size_t>(room * threads + 16) * sizeof(float))
         if memory == NULL:
-            raise MemoryError(f"no room for {4 * outer_room * threads} bytes of workspace")
+            raise MemoryError(f"no room for {4 * room * threads} bytes of workspace")
         with nogil:
             if threads == 1:
-                weights_thread(&b, w, n, 0, 1, <float *>aligned(memory))
+                weight_columns(&b, w, n, sums, 0, columns, <float *>aligned(memory))
             else:
                 for k in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                    weights_thread(&b, w, n, k, threads, <float *>aligned(memory) + k * outer_room)
+                    weight_columns(&b, w, n, sums, bound[k], bound[k + 1], <float *>aligned(memory) + k * room)
             free(memory)
     elif N:
         dh0[...] = 0 if dh_n is None else dh_n
-    return dx, dh0, dw_ih[:, :I], dw_hh[:, :H], sums_ih, sums_hh if after else None
+    return dx, dh0, dw_ih[:, :I], dw_hh[:, :H], column_sums[: 3 * H], column_sums[H:] if after else None
 
 
 def padded_range(int64_t size, int64_t width):

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 
 from fastgru._core.isa cimport find, threads_for
 from fastgru._core.memory cimport aligned, round_up
-from fastgru._core.table cimport FG_KC, fg_outer_scratch, fg_table
+from fastgru._core.table cimport FG_KC, fg_outer_scratch, fg_packed_size, fg_table
 
 cnp.import_array()
 
@@ -24,7 +24,8 @@ cdef void outer_rows(const fg_table *table, float *out, int64_t stride, const fl
         terms = min(<int64_t>FG_KC, R - row)
         for i in range(terms):
             left[i], right[i] = a + (row + i) * M + first, b + (row + i) * N
-        table.outer(out + first * stride, stride, left, right, count, N, terms, scratch)
+        table.pack_outer(scratch, NULL, left, count, terms)
+        table.outer(out + first * stride, stride, scratch, 0, right, count, N, terms, scratch + fg_packed_size(count))
         row += terms
 
 
@@ -35,7 +36,7 @@ def outer_sum(cnp.ndarray a, cnp.ndarray b, num_threads=None, isa=None):
     cdef int64_t stride = round_up(N, table.width)
     cdef int64_t threads = threads_for(num_threads, (M + 7) // 8, <double>R * <double>M * <double>N)
     cdef int64_t share = round_up((M + threads - 1) // threads, 8)  # threads own rows of the result
-    cdef int64_t room = round_up(fg_outer_scratch(table.width, share), 16)
+    cdef int64_t room = fg_packed_size(share) + round_up(fg_outer_scratch(table.width, share), 16)
     cdef cnp.ndarray result = np.zeros((M, stride), np.float32)
     cdef float *out = <float *>cnp.PyArray_DATA(result)
     cdef const float *left = <const float *>cnp.PyArray_DATA(a)

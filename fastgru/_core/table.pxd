@@ -41,8 +41,9 @@ cdef extern from "table.h" nogil:
         void (*gru_step_backward)(float *dh, int64_t dh_stride, float **dx, float **cache, const float **dy,
                                   const float **h, const fg_gru_backward *g, int64_t rows,
                                   float *scratch) noexcept nogil
-        void (*outer)(float *out, int64_t out_stride, const float **a, const float **b, int64_t M, int64_t N,
-                      int64_t terms, float *scratch) noexcept nogil
+        void (*pack_outer)(float *packed, float *sums, const float **a, int64_t M, int64_t terms) noexcept nogil
+        void (*outer)(float *out, int64_t out_stride, const float *packed, int64_t first, const float **b, int64_t M,
+                      int64_t N, int64_t terms, float *scratch) noexcept nogil
         void (*column_sums)(float *out, const float **a, int64_t M, int64_t terms) noexcept nogil
         void (*activate)(float *y, const float *x, int64_t n, fg_act a) noexcept nogil
 
@@ -50,6 +51,7 @@ cdef extern from "table.h" nogil:
     int64_t fg_linear_scratch(int64_t width, int64_t inputs)
     int64_t fg_step_scratch(int64_t width, int64_t input_size, int64_t hidden_size, int32_t reset_after)
     int64_t fg_backward_scratch(int64_t width, int64_t hidden_size)
+    int64_t fg_packed_size(int64_t M)
     int64_t fg_outer_scratch(int64_t width, int64_t M)
     int fg_isa_count()
     const fg_table *fg_isa(int i)

@@ -110,11 +110,12 @@ def _run_cell(
         batch_first=not layer.time_major,
         padding=padding,
         num_threads=step.num_threads,
-        return_cache=True,
+        return_cache=step.memory.pop(cell, True),
     )
 
     def back(dy: Array | None, dh_n: Array | None) -> tuple[Array, Array | None]:
         g = ops.gru_backward(dy, cache, dh_n, num_threads=step.num_threads)
+        step.memory[cell] = cache
         cell.add_gradients(step, owner, gates.Weights(g.dweight_ih, g.dweight_hh, g.dbias_ih, g.dbias_hh))
         return (g.dx if keep is None else g.dx * keep), g.dh0
 

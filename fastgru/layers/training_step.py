@@ -82,6 +82,8 @@ class TrainingStep:
         draws what it would draw in one.
     num_threads
         As in `ops`; changes no result.
+    memory
+        What the steps of a run hand on to each other, so that its memory is not new in each: used caches, by cell.
 
     Attributes
     ----------
@@ -99,12 +101,14 @@ class TrainingStep:
         rows: int | None = None,
         first_row: int = 0,
         num_threads: int | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.seed = seed
         self.number = number
         self.rows = rows
         self.first_row = first_row
         self.num_threads = num_threads
+        self.memory = {} if memory is None else memory
         self.gradients: dict[Layer, dict[str, Gradient]] = {}
         self.updates: dict[Layer, dict[str, Array]] = {}
         self._logits: list[tuple[Array, Array, str]] = []

@@ -29,5 +29,5 @@ __attribute__((visibility("hidden")))
 extern const fg_table FG_JOIN(fg_table_, FG_ISA_NAME);
 
 const fg_table FG_JOIN(fg_table_, FG_ISA_NAME) = {
-    FG_TEXT(FG_ISA_NAME), VEC_WIDTH, VEC_ROWS, linear, gru_step, gru_step_backward, outer, column_sums, activate,
+    FG_TEXT(FG_ISA_NAME), VEC_WIDTH, VEC_ROWS, linear, gru_step, gru_step_backward, pack_outer, outer, column_sums, activate,
 };

@@ -57,6 +57,8 @@ static FG_INLINE void new_states(const int n, fg_act act, float *const *y, float
         for (int i = 0; i < n; i++) {
             const int64_t at = unit + i * next_unit, units = H - at;
             float *c = cache[i * next_row];
+            for (int64_t line = 0; line < 4 * VEC_WIDTH; line += 16)
+                FG_PREFETCH(c + 4 * (at + VEC_WIDTH) + line); /* the next group's: their product hides the way to memory */
             store_units(kept(c, 0, at, units), g[i], units);
             store_units(kept(c, 1, at, units), v_load(s + i * ROW_ + R_), units);
             store_units(kept(c, 2, at, units), v_load(s + i * ROW_ + Z_), units);

@@ -8,48 +8,80 @@ static tiles_fn *const outer_panel[3][VEC_ROWS] = {BY_HEIGHT(1, beside), BY_HEIG
 
 /* `count` <= 4 terms of a into its tiles, in each beside each other, so that whole cache lines are written; `next` are the
  * terms after them */
-static FG_INLINE void pack_terms(float *packed, const float *const *a, const float *const *next, int64_t M,
+static FG_INLINE void pack_terms(float *packed, const float *const *a, const float *const *next, int64_t first, int64_t last,
                                  int64_t terms, int64_t count)
 {
-    int64_t m = 0;
+    int64_t m = first;
     if (count == 4)
-        for (; m + VEC_ROWS <= M; m += VEC_ROWS, packed += terms * VEC_ROWS) {
+        for (; m + VEC_ROWS <= last; m += VEC_ROWS, packed += terms * VEC_ROWS) {
             FG_PREFETCH(next[m / VEC_ROWS % 4] + m);
             FG_UNROLL
             for (int k = 0; k < 4; k++)
                 memcpy(packed + k * VEC_ROWS, a[k] + m, VEC_ROWS * sizeof *packed);
         }
-    for (; m < M; m += VEC_ROWS, packed += terms * VEC_ROWS)
+    for (; m < last; m += VEC_ROWS, packed += terms * VEC_ROWS)
         for (int64_t k = 0; k < count; k++)
-            for (int64_t r = 0; r < VEC_ROWS && m + r < M; r++)
+            for (int64_t r = 0; r < VEC_ROWS && m + r < last; r++)
                 packed[k * VEC_ROWS + r] = a[k][m + r];
 }
 
-static void outer(float *out, int64_t out_stride, const float *const *a, const float *const *b, int64_t M, int64_t N,
-                  int64_t terms, float *scratch)
+/* `count` <= 4 terms added to `sums` (last - first) */
+static FG_INLINE void add_terms(float *sums, const float *const *a, int64_t first, int64_t last, int64_t count)
 {
-    const int64_t tiles = (M + VEC_ROWS - 1) / VEC_ROWS, vecs = (N + VEC_WIDTH - 1) / VEC_WIDTH;
-    float *panel = scratch, *packed = panel + 3 * VEC_WIDTH * FG_KC; /* a: (tiles, terms, VEC_ROWS) */
-    const float **rows = (const float **)(void *)(packed + tiles * VEC_ROWS * FG_KC);
+    for (int64_t m = first; m < last; m += VEC_WIDTH, sums += VEC_WIDTH) {
+        const int64_t left = last - m;
+        vec sum = load_units(a[0] + m, left);
+        if (count == 4)
+            sum = v_add(v_add(sum, load_units(a[1] + m, left)), v_add(load_units(a[2] + m, left), load_units(a[3] + m, left)));
+        else
+            for (int64_t k = 1; k < count; k++)
+                sum = v_add(sum, load_units(a[k] + m, left));
+        v_store(sums, v_add(v_load(sums), sum));
+    }
+}
+
+/* Columns some at a time and terms four at a time: a column of many rows a power of two apart would lose its cache lines
+ * before its neighbours are read. */
+enum { COLUMNS = 256 };
+
+static void pack_outer(float *packed, float *sums, const float *const *a, int64_t M, int64_t terms)
+{
+    for (int64_t first = 0; first < M; first += COLUMNS) {
+        const int64_t last = M - first < COLUMNS ? M : first + COLUMNS;
+        float block[COLUMNS] = {0};
+        for (int64_t k = 0; k < terms; k += 4) {
+            const int64_t left = terms - k, count = left < 4 ? left : 4;
+            if (packed)
+                pack_terms(packed + first * terms + k * VEC_ROWS, a + k, a + (left < 8 ? k : k + 4), first, last, terms, count);
+            if (sums)
+                add_terms(block, a + k, first, last, count);
+        }
+        for (int64_t m = first; sums && m < last; m += VEC_WIDTH)
+            store_units(sums + m, v_add(load_units(sums + m, last - m), v_load(block + m - first)), last - m);
+    }
+}
+
+static void outer(float *out, int64_t out_stride, const float *packed, int64_t first, const float *const *b, int64_t M,
+                  int64_t N, int64_t terms, float *scratch)
+{
+    const int64_t vecs = (N + VEC_WIDTH - 1) / VEC_WIDTH;
+    float *panel = scratch;
+    const float **rows = (const float **)(void *)(panel + 3 * VEC_WIDTH * FG_KC);
     for (int64_t k = 0; k < terms; k++)
         for (int64_t n = 0; n < 3 * VEC_WIDTH; n += 16)
             FG_PREFETCH(b[k] + n);
-    for (int64_t k = 0; k < terms; k += 4) {
-        const int64_t left = terms - k;
-        pack_terms(packed + k * VEC_ROWS, a + k, a + (left < 8 ? k : k + 4), M, terms, left < 4 ? left : 4);
-    }
     for (int64_t m = 0; m < M; m++)
-        rows[m] = packed + m / VEC_ROWS * VEC_ROWS * terms + m % VEC_ROWS;
+        rows[m] = packed + (first + m) / VEC_ROWS * VEC_ROWS * terms + (first + m) % VEC_ROWS;
     for (int64_t v0 = 0; v0 < vecs;) {
-        const int64_t V = fg_panel_width(vecs - v0), wide = V * VEC_WIDTH, first = v0 * VEC_WIDTH;
+        const int64_t V = fg_panel_width(vecs - v0), wide = V * VEC_WIDTH, at = v0 * VEC_WIDTH;
         const int64_t full = M / VEC_ROWS;
         for (int64_t k = 0; k < terms; k++)
             for (int64_t v = 0; v < V; v++) {
-                const int64_t n = first + v * VEC_WIDTH;
+                const int64_t n = at + v * VEC_WIDTH;
                 FG_PREFETCH(b[k] + n + wide); /* the next panel's */
                 v_store(panel + k * wide + v * VEC_WIDTH, load_units(b[k] + n, N - n));
             }
-        float *to = out + first;
+        float *to = out + at;
         sums io = {to, to + wide - VEC_WIDTH, out_stride, 0, out_stride, 0, to, out_stride, 0, wide - VEC_WIDTH};
         block all = {rows, 0, terms, panel, 0, panel, 0, io};
         if (full)
@@ -60,12 +92,4 @@ static void outer(float *out, int64_t out_stride, const float *const *a, const f
     }
 }
 
-static void column_sums(float *out, const float *const *a, int64_t M, int64_t terms)
-{
-    for (int64_t m = 0; m < M; m += VEC_WIDTH) {
-        vec sum = v_zero();
-        for (int64_t k = 0; k < terms; k++)
-            sum = v_add(sum, load_units(a[k] + m, M - m));
-        store_units(out + m, v_add(load_units(out + m, M - m), sum), M - m);
-    }
-}
+static void column_sums(float *out, const float *const *a, int64_t M, int64_t terms) { pack_outer(NULL, out, a, M, terms); }

@@ -108,12 +108,18 @@ typedef struct {
                               const float *const *dy, const float *const *h, const fg_gru_backward *g, int64_t rows,
                               float *scratch);
 
-    /* out[m][n] += sum over k of a[k][m] b[k][n], for terms <= FG_KC rows of a and b: gradients of weights.
+    /* Columns of `terms` <= FG_KC rows laid out for `outer`; sums[m] += sum over k of a[k][m] unless NULL: gradients of biases.
+     *   a: `terms` pointers to M floats
+     *   packed: fg_packed_size(M) floats, 64-byte aligned */
+    void (*pack_outer)(float *packed, float *sums, const float *const *a, int64_t M, int64_t terms);
+
+    /* out[m][n] += sum over k of a[k][first + m] b[k][n]: gradients of weights.
      *   out: (M, out_stride), out_stride >= N rounded up to a multiple of W; what stands beyond N is scratch
-     *   a, b: `terms` pointers to M and N floats
+     *   packed: columns `first` to first + M of it are read, for any first
+     *   b: `terms` pointers to N floats
      *   scratch: fg_outer_scratch(W, M) floats, 64-byte aligned */
-    void (*outer)(float *out, int64_t out_stride, const float *const *a, const float *const *b, int64_t M, int64_t N,
-                  int64_t terms, float *scratch);
+    void (*outer)(float *out, int64_t out_stride, const float *packed, int64_t first, const float *const *b, int64_t M,
+                  int64_t N, int64_t terms, float *scratch);
 
     /* out[m] += sum over k of a[k][m], for terms <= FG_KC: gradients of biases */
     void (*column_sums)(float *out, const float *const *a, int64_t M, int64_t terms);
@@ -148,12 +154,11 @@ static inline int64_t fg_backward_scratch(int64_t width, int64_t hidden_size)
     return FG_MAX_ROWS * fg_dense_stride(4 * hidden_size) + (sums > reset ? sums : reset);
 }
 
-/* floats of scratch that outer needs: a, packed; one panel of b; pointers (two floats at most) to a's rows */
-static inline int64_t fg_outer_scratch(int64_t width, int64_t M)
-{
-    int64_t padded = (M + 7) / 8 * 8;
-    return padded * FG_KC + 3 * width * FG_KC + 2 * padded + 16;
-}
+/* floats of M columns that pack_outer lays out */
+static inline int64_t fg_packed_size(int64_t M) { return (M + 7) / 8 * 8 * FG_KC; }
+
+/* floats of scratch that outer needs: one panel of b, and pointers (two floats at most) to the packed columns */
+static inline int64_t fg_outer_scratch(int64_t width, int64_t M) { return 3 * width * FG_KC + 2 * M + 16; }
 
 /* dispatch.c */
 int fg_isa_count(void);                  /* instruction sets compiled into this build, best first */

@@ -38,12 +38,13 @@ class Network(Protocol):
 
 @dataclass
 class Compiled:
-    """What `compile` was given; ``owned`` are the weights that training may change in place."""
+    """What `compile` was given; ``owned`` are the weights that training may change in place, ``memory`` is a run's."""
 
     loss: Loss
     optimizer: Optimizer
     metrics: list[str | Metric]
     owned: dict[str, Array] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
 
 class Meter:
@@ -106,7 +107,8 @@ def step(
     NotFinite
         Naming the batch, and the layer whose gradient it was; nothing has been moved then.
     """
-    run = TrainingStep(seed, compiled.optimizer.iterations, rows=len(y), num_threads=num_threads)
+    number, memory = compiled.optimizer.iterations, compiled.memory
+    run = TrainingStep(seed, number, rows=len(y), num_threads=num_threads, memory=memory)
     y_pred, mask, back = network.train(x, None, run)
     kind = compiled.loss.activation
     logits = run.logits(y_pred, kind) if kind else None

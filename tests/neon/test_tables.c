@@ -338,6 +338,8 @@ static void run_sums(const fg_table *t, room *out, room *bias, const room *a, co
 {
     int64_t M = a->size, N = b->size, W = t->width, stride = (N + W - 1) / W * W;
     room wide = make_room(1, M * stride), scratch = make_room(1, fg_outer_scratch(W, M));
+    room packed = make_room(1, fg_packed_size(M));
+    int64_t first = M / 3; /* in two parts, the second from the middle of a tile on */
     const float *as[FG_KC], *bs[FG_KC];
     for (int64_t k = 0; k < terms; k++)
         as[k] = row_of(a, k), bs[k] = row_of(b, k);
@@ -345,12 +347,14 @@ static void run_sums(const fg_table *t, room *out, room *bias, const room *a, co
         memset(wide.first + m * stride, 0, (size_t)stride * 4);
         memcpy(wide.first + m * stride, row_of(out, m), (size_t)N * 4);
     }
-    t->outer(wide.first, stride, as, bs, M, N, terms, scratch.first);
+    t->pack_outer(packed.first, bias->first, as, M, terms);
+    t->outer(wide.first, stride, packed.first, 0, bs, first, N, terms, scratch.first);
+    t->outer(wide.first + first * stride, stride, packed.first, first, bs, M - first, N, terms, scratch.first);
     t->column_sums(bias->first, as, M, terms);
-    check(guards_stand(&wide) && guards_stand(&scratch) && guards_stand(bias), t->name, "outer writes outside");
+    check(guards_stand(&wide) && guards_stand(&scratch) && guards_stand(&packed) && guards_stand(bias), t->name, "outer writes outside");
     for (int64_t m = 0; m < M; m++)
         memcpy(row_of(out, m), wide.first + m * stride, (size_t)N * 4);
-    drop(&wide), drop(&scratch);
+    drop(&wide), drop(&scratch), drop(&packed);
 }
 
 static void compare_sums(const fg_table *scalar, const fg_table *t)
