@@ -77,16 +77,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     report: Any = yield
-    framework = framework_of(item)
-    if framework is not None:
-        if report.skipped and not hasattr(report, "wasxfail"):
-            skipped[framework] += 1
-            if REQUIRED:
-                report.outcome = "failed"
-                report.longrepr = f"FASTGRU_REQUIRE_PARITY is set, but this was skipped: {report.longrepr}"
-        elif report.when == "call":
-            ran[framework] += 1
+    report.framework = framework_of(item)
+    if report.framework is not None and REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"FASTGRU_REQUIRE_PARITY is set, but this was skipped: {report.longrepr}"
     return report
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Count, here and not above: pytest-xdist runs tests in other processes, and sends the reports."""
+    framework = getattr(report, "framework", None)
+    if framework is None:
+        return
+    if report.skipped:
+        skipped[framework] += not hasattr(report, "wasxfail")
+    elif report.when == "call":
+        ran[framework] += 1
 
 
 @pytest.hookimpl(wrapper=True)
@@ -113,7 +119,8 @@ def version_of(framework: str) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.OK and any(not ran[name] for name in REQUIRED):
+    elsewhere = hasattr(session.config, "workerinput")  # a process of pytest-xdist sees a part of the tests
+    if not elsewhere and exitstatus == pytest.ExitCode.OK and any(not ran[name] for name in REQUIRED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
