@@ -240,7 +240,7 @@ def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"y": np.zeros(3)}, r"y: expected labels for the 64 rows of x, found shape \(3,\)"),
         ({"y": np.full(64, 7)}, "expected classes 0 … 2"),
-        ({"batch_size": 0}, "batch_size, epochs: expected"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
         ({"validation_split": 1.5}, "validation_split: expected a number between 0 and 1"),
         ({"sample_weight": np.ones(3)}, "sample_weight: expected one for each of 64 rows"),
         ({"class_weight": {0: 1.0}}, "class_weight: expected a weight for each class, found none for 1"),

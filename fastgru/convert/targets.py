@@ -60,7 +60,7 @@ def write(kind: str, path: str, model: Source, report: Report, opset: int) -> No
 def _write_own(path: str, model: Source, report: Report, opset: int) -> int:
     if not isinstance(model, Model):
         return _write_pytorch(path, model, report, opset)
-    model.save(path)
+    model.write(path)  # whatever it is called
     return len(model.all_tensors())
 
 

@@ -18,7 +18,28 @@ from .onnx import looks_like_onnx, read_onnx
 from .safetensors import looks_like_safetensors, read_safetensors, write_safetensors
 from .untrusted import REMEDIES, FormatError, Source
 
-__all__ = ["FormatError", "ModelFile", "read", "read_bytes", "write_safetensors"]
+__all__ = ["FormatError", "ModelFile", "check_suffix", "read", "read_bytes", "write_safetensors"]
+
+#: Suffixes that promise a file of somebody else's.
+_OTHERS = (".keras", ".h5", ".hdf5", ".onnx", ".pt", ".pth", ".pkl", ".tflite", ".pb")
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuse to save a model, which becomes a safetensors file, under a name that promises another format.
+
+    Raises
+    ------
+    ValueError
+        Saying how to convert.
+    """
+    name = os.fspath(path)
+    root, suffix = os.path.splitext(name)
+    if suffix.lower() in _OTHERS:
+        own = f"{root}.safetensors"
+        raise ValueError(
+            f"{name}: expected a name that ends in .safetensors, the format that save writes, found {suffix}; save to "
+            f"{own!r}, then: fastgru convert {own} {name}"
+        )
 
 
 def read(path: str | os.PathLike[str], config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> ModelFile:

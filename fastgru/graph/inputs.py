@@ -22,7 +22,7 @@ def input_arrays(x: Any, ends: Sequence[Input]) -> list[Array]:
     """
     if len(ends) == 1 and isinstance(x, np.ndarray):
         return [_input_array(x, ends[0])]
-    arrays = [_input_array(v, end) for v, end in zip(_given(x, ends, "x"), ends, strict=True)]
+    arrays = [_input_array(v, end) for v, end in zip(given_inputs(x, ends, "x"), ends, strict=True)]
     for array, end in zip(arrays, ends, strict=True):
         if array.shape[0] != arrays[0].shape[0]:
             raise ValueError(
@@ -36,12 +36,12 @@ def input_masks(inputs: Sequence[Array], lengths: Any, mask: Any, ends: Sequence
     """One mask (N, T) or None per input, from at most one of ``lengths`` and ``mask``."""
     if lengths is not None and mask is not None:
         raise ValueError("expected at most one of lengths and mask, found both")
-    given = _given(lengths if mask is None else mask, ends, "lengths" if mask is None else "mask")
+    given = given_inputs(lengths if mask is None else mask, ends, "lengths" if mask is None else "mask")
     make = _mask_of_lengths if mask is None else _mask_array
     return [None if v is None else make(v, array) for v, array in zip(given, inputs, strict=True)]
 
 
-def _given(x: Any, ends: Sequence[Input], what: str) -> list[Any]:
+def given_inputs(x: Any, ends: Sequence[Input], what: str) -> list[Any]:
     """The parts of a list or dict in the model's order."""
     names = [end.name for end in ends]
     if isinstance(x, Mapping):

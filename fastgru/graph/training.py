@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,22 @@ def train(
         return [_total(gradients[slot]) if input_gradients else None for slot in graph.inputs]
 
     return [values[s] for s in graph.outputs], [shown[s] for s in graph.outputs], go_back
+
+
+def check_gradients(dys: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise ValueError or TypeError unless there is a gradient, or None, of the shape of each output."""
+    if not isinstance(dys, (list, tuple)) or len(dys) != len(shapes):
+        found = f"{len(dys)} of them" if isinstance(dys, (list, tuple)) else type(dys).__name__
+        raise ValueError(f"dy: expected a list of the gradients of {len(shapes)} outputs, found {found}")
+    for i, (dy, shape) in enumerate(zip(dys, shapes, strict=True)):
+        array = dy.dx if isinstance(dy, LogitGradient) else dy
+        if array is None:
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"dy: expected an array of floats for output {i}, found {kind}")
+        if array.shape != shape:
+            raise ValueError(f"dy: expected the shape {shape} of output {i}, found {array.shape}")
 
 
 def _wanted(graph: Graph, input_gradients: bool) -> tuple[list[bool], list[bool]]:

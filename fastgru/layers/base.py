@@ -315,6 +315,10 @@ class Layer:
         for part in self.parts().values():
             part.reset_states()
 
+    def reset_state(self) -> None:
+        """Keras 3's other name of `reset_states`."""
+        self.reset_states()
+
 
 def as_float32(x: Any) -> Array:
     """``x`` as float32; an array that is float32 already is not copied."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import formats
 from ..formats import ModelFile
-from ..graph import Graph, input_arrays, input_masks, learns, train, untrainable
+from ..graph import Graph, check_gradients, input_arrays, input_masks, learns, train, untrainable
 from ..layers.base import NEWEST, Array, Layer, Shape
 from ..layers.core import Input
 from ..layers.training_step import Back, TrainingStep
@@ -250,12 +250,22 @@ class Model(Layer):
         ``back`` returns the gradients of the inputs in the structure of ``x``: None for those that have none, or that
         are not reached because a layer before the first weights has no way back.
         """
+        if not isinstance(step, TrainingStep):
+            raise TypeError(f"step: expected a TrainingStep, found {type(step).__name__}")
         values, masks = self._inputs(x), self._masks(x, mask)
         whole = not untrainable(self.graph, True)
         outputs, shown, go_back = train(self.graph, values, masks, step, input_gradients=whole)
+        shapes = [np.shape(y) for y in outputs]
+        called = False
 
         def back(dy: Any) -> Any:
-            dxs = go_back(dy if len(outputs) > 1 else [dy])
+            nonlocal called
+            if called:
+                raise ValueError("back: expected one call, found a second; call train again for another way back")
+            dys = [dy] if len(shapes) == 1 else dy
+            check_gradients(dys, shapes)
+            called = True
+            dxs = go_back(list(dys))
             dxs = [None if d is None else d.reshape(np.shape(v)) for d, v in zip(dxs, self._given(x), strict=True)]
             if isinstance(x, Mapping):
                 return dict(zip([end.name for end in self.inputs], dxs, strict=True))
@@ -305,23 +315,41 @@ class Model(Layer):
         """What `compile` was given."""
         return None if self._compiled is None else self._compiled.optimizer
 
-    def fit(self, x: Any, y: Any, **options: Any) -> History:
-        """Train on ``x`` and ``y``: see `fastgru.models.training.fit` for the options, which are those of Keras."""
+    def fit(self, x: Any, y: Any = None, *more: Any, **options: Any) -> History:
+        """Train on ``x`` and ``y``, or on batches: `fastgru.models.training.fit` says how; its options are Keras'."""
         from .training import fit
 
-        return fit(self, x, y, **options)
+        return fit(self, x, y, *more, **options)
 
-    def evaluate(self, x: Any, y: Any, **options: Any) -> Any:
+    def evaluate(self, x: Any, y: Any = None, *more: Any, **options: Any) -> Any:
         """[loss, metrics…] of ``x`` and ``y``, or a dict with ``return_dict=True``: see `fastgru.models.training`."""
         from .training import evaluate
 
-        return evaluate(self, x, y, **options)
+        return evaluate(self, x, y, *more, **options)
 
-    def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, *, seed: int = 0) -> float:
-        """One step on one batch; the loss of before it."""
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
+        *,
+        seed: int = 0,
+    ) -> Any:
+        """One step on one batch. Returns loss and metrics of before it as `evaluate` does."""
         from .training import train_on_batch
 
-        return train_on_batch(self, x, y, sample_weight, seed=seed)
+        return train_on_batch(self, x, y, sample_weight, class_weight, return_dict, seed=seed)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Loss and metrics of one batch, as `evaluate` returns them."""
+        from .training import test_on_batch
+
+        return test_on_batch(self, x, y, sample_weight, return_dict)
+
+    def reset_metrics(self) -> None:
+        """Nothing: `train_on_batch` and `test_on_batch` measure each batch by itself, as Keras' do."""
 
     # -- what it is ------------------------------------------------------------------------
 
@@ -342,7 +370,17 @@ class Model(Layer):
         """Write config and weights to one safetensors file, which `fastgru.load` reads.
 
         The file is complete or not there: it is written beside ``path``, synced, then renamed.
+
+        Raises
+        ------
+        ValueError
+            For a name that promises another format (.keras, .h5, .onnx, .pt …), saying how to convert.
         """
+        formats.check_suffix(path)
+        self.write(path)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """`save` under any name."""
         entry = {"class_name": self.class_name(), "config": self.get_config()}
         version = self.version if self._entry is not None else ".".join(map(str, NEWEST.version))
         about = {"config": json.dumps(entry), "source_version": version}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +16,14 @@ from ..layers.base import Array, Layer, initial_weights_from
 from ..layers.training_step import TrainingStep
 from ..training import fit as loop
 from ..training import losses, optimizers
-from ..training.callbacks import Call, Callback
+from ..training.callbacks import Calls
+from ..training.data import Batch, Cut, Feed, Rows, Source, is_batches
 from ..training.fit import Compiled, History
 from ..training.metrics import Metric
-from .model import Model, progress
+from ..training.progress import Bar, check_verbose, line
+from ..training.stateful import without_states
+from .feeding import check_stateful, rows_of, source
+from .model import Model
 
 
 class _Network:
@@ -27,8 +35,8 @@ class _Network:
     def train(self, x: Any, mask: Any, step: TrainingStep) -> tuple[Any, Any, Callable[[Any], Any]]:
         return self._model.train(x, mask, step)
 
-    def score(self, x: Any, num_threads: int | None) -> tuple[Any, Any]:
-        return self._model.forward(x, None, num_threads)
+    def score(self, x: Any, mask: Any, num_threads: int | None) -> tuple[Any, Any]:
+        return self._model.forward(x, mask, num_threads)
 
     def paths(self) -> Iterator[tuple[str, Layer]]:
         seen: set[Layer] = set()
@@ -67,17 +75,22 @@ def compiled(
 def fit(
     model: Model,
     x: Any,
-    y: Any,
-    batch_size: int = 32,
+    y: Any = None,
+    batch_size: int | None = None,
     epochs: int = 1,
-    verbose: bool | int = 1,
-    callbacks: Sequence[Callback | Callable[[int, Mapping[str, float]], Any]] = (),
+    verbose: bool | int | str = 1,
+    callbacks: Any = None,
     validation_split: float = 0.0,
-    validation_data: tuple[Any, ...] | None = None,
+    validation_data: Any = None,
     shuffle: bool = True,
     class_weight: Mapping[int, float] | None = None,
     sample_weight: Any = None,
     initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: int = 1,
+    *,
     seed: int | None = None,
     num_threads: int | None = None,
 ) -> History:
@@ -86,18 +99,25 @@ def fit(
     Parameters
     ----------
     x, y
-        Inputs as `Model.predict` takes them, and labels as the loss does.
+        Inputs as `Model.predict` takes them, and labels as the loss does. An input may be ragged: a list of arrays of
+        unequal length; labels are then for rows, or ragged too, for steps. Or x alone gives batches (x, y) or
+        (x, y, sample_weight): a generator, anything else to iterate, or an object with a length and ``[i]``.
     batch_size, epochs, shuffle
-        Rows of a step; passes over all rows; whether each pass takes them in another order.
+        Rows of a step, 32 if not given; passes over all rows; whether each pass takes them (or batches with numbers)
+        in another order. For stateful layers the order is what continues what: shuffle=False.
     verbose
-        0 is silent; else a line for each epoch, and a progress bar.
+        0 is silent; 1 a progress bar, and a line for each epoch; 2 the lines alone.
     callbacks
         `training.callbacks`, or functions of an epoch's number and its logs.
     validation_split, validation_data
-        A share of the rows, the last ones, or (x, y) or (x, y, weights), on which loss and metrics are measured after
-        each epoch as "val_…".
+        A share of the rows, the last ones, or (x, y), (x, y, weights), or what gives batches, on which loss and metrics
+        are measured after each epoch as "val_…".
     class_weight, sample_weight
-        A weight for each class, by its number; for each row.
+        A weight for each class, by its number; for each row, or step.
+    steps_per_epoch, validation_steps
+        Batches of an epoch, and of its validation, if not all: the next ones come in the next.
+    validation_batch_size, validation_freq
+        ``batch_size`` if not given; validation after each so many epochs.
     seed
         Initial weights, order and dropout follow from it; drawn where it is not given.
 
@@ -112,96 +132,195 @@ def fit(
     NotFinite
         For a loss or gradient that is NaN or inf, naming batch and layer; the weights are those of the batch before.
     """
-    network, how = _Network(model), _compiled(model)
-    inputs, labels, weights = _data(model, x, y, sample_weight, class_weight, "x")
+    network, how, level = _Network(model), _compiled(model), check_verbose(verbose)
+    counts = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+    counts |= {"validation_batch_size": validation_batch_size, "validation_freq": validation_freq}
+    _check_counts(**counts, epochs=epochs or None)
     seed = secrets.randbits(63) if seed is None else seed
-    if batch_size < 1 or epochs < 0:
-        raise ValueError(f"batch_size, epochs: expected at least 1 and 0, found {batch_size} and {epochs}")
-    validation = None if validation_data is None else _validation(model, validation_data)
-    if validation is None and validation_split:
-        inputs, labels, weights, validation = _split(inputs, labels, weights, validation_split)
-    if not len(labels):
-        raise ValueError("x: expected rows to train on, found none")
-    _prepare(network, how, inputs, seed)
-    calls = [call if isinstance(call, Callback) else Call(call) for call in callbacks]
-    for call in calls:
-        call.model = model
-        call.on_train_begin()
+    size = 32 if batch_size is None else batch_size
+    order = _order(seed) if shuffle else None
+    held: Rows | None = None
+    if is_batches(x):
+        if validation_split:
+            raise ValueError("validation_split: expected 0, since x gives batches; give validation_data")
+        rows = None
+        train: Source = source(model, x, y, sample_weight, class_weight, order)
+    else:
+        rows = rows_of(model, x, y, sample_weight, class_weight, "x")
+        if validation_data is None and validation_split:
+            rows, held = rows.split(validation_split)
+        if not len(rows):
+            raise ValueError("x: expected rows to train on, found none")
+        check_stateful(model, len(rows), size, "x")
+        train = Cut(rows, size, order)
+    checked = [rows] if rows is not None else []
+    validation: Source | None = None
+    val_size = size if validation_batch_size is None else validation_batch_size
+    if validation_data is not None and is_batches(validation_data):
+        validation = source(model, validation_data, None, None, None)
+    elif validation_data is not None or held is not None:
+        held = _validation(model, validation_data) if held is None else held
+        check_stateful(model, len(held), val_size, "validation_data")
+        validation = Cut(held, val_size)
+        checked.append(held)
+    feed = Feed(train, steps_per_epoch)
+    val_feed = None if validation is None else Feed(validation, validation_steps)
+    names = [key for prefix in ("", "val_")[: 1 + (validation is not None)] for key in how.names(prefix)]
+    params = {"epochs": epochs, "steps": feed.steps, "verbose": level, "metrics": names}
+    calls = Calls(callbacks, model, params)
+    _prepare(network, how, train, seed)
+    for part in checked:
+        loop.check(network, how, part)
+    calls("on_train_begin")
     history, model.stop_training = History(), False
-
-    def after(batch: int, seen: Mapping[str, float]) -> None:
-        for call in calls:
-            call.on_batch_end(batch, seen)
-
+    logs: dict[str, float] = {}
     try:
         for number in range(initial_epoch, epochs):
-            for call in calls:
-                call.on_epoch_begin(number)
-            order = np.random.Generator(np.random.Philox(key=seed, counter=number)).permutation(len(labels))
-            logs = loop.epoch(
-                network,
-                how,
-                inputs,
-                labels,
-                weights,
-                order if shuffle else None,
-                batch_size=batch_size,
-                seed=seed,
-                number=number,
-                num_threads=num_threads,
-                progress=lambda batches: progress(batches, verbose),
-                after=after,
-            )
-            if validation is not None:
-                found = loop.evaluate(network, how, *validation, batch_size, num_threads)
+            batches = feed.epoch(number)
+            first = next(batches, None)
+            if first is None:
+                warnings.warn(f"epoch {number}: x ran out of data; training ends", stacklevel=3)
+                break
+            calls("on_epoch_begin", number)
+            began = time.monotonic()
+            with Bar(level, feed.steps, f"Epoch {number + 1}/{epochs}") as bar:
+                logs = loop.epoch(
+                    network,
+                    how,
+                    itertools.chain([first], batches),
+                    seed=seed,
+                    number=number,
+                    num_threads=num_threads,
+                    before=partial(calls, "on_train_batch_begin"),
+                    after=partial(_after, calls, "train", bar),
+                )
+            if val_feed is not None and (number + 1) % validation_freq == 0:
+                found = _measure(network, how, val_feed, number, calls, 0, num_threads)
                 logs |= {f"val_{key}": value for key, value in found.items()}
-            if verbose:
-                print(f"Epoch {number + 1}/{epochs}: {', '.join(f'{key} {value:.4g}' for key, value in logs.items())}")
+            if level:
+                print(f"Epoch {number + 1}/{epochs}: {line(logs)} ({time.monotonic() - began:.3g} s)")
+            calls("on_epoch_end", number, logs)
             history.add(number, logs)
-            for call in calls:
-                call.on_epoch_end(number, logs)
             if model.stop_training:
                 break
     finally:
-        for call in calls:
-            call.on_train_end()
+        calls("on_train_end", logs)
     return history
 
 
 def evaluate(
     model: Model,
     x: Any,
-    y: Any,
-    batch_size: int = 32,
-    verbose: bool | int = 0,
+    y: Any = None,
+    batch_size: int | None = None,
+    verbose: bool | int | str = 0,
     sample_weight: Any = None,
+    steps: int | None = None,
+    callbacks: Any = None,
     return_dict: bool = False,
+    *,
     num_threads: int | None = None,
 ) -> Any:
-    """[loss, metrics…], as ``keras.Model.evaluate``; the loss alone where there are no metrics."""
-    how = _compiled(model)
-    inputs, labels, weights = _data(model, x, y, sample_weight, None, "x")
-    logs = loop.evaluate(_Network(model), how, inputs, labels, weights, batch_size, num_threads)
-    if verbose:
-        print(", ".join(f"{key} {value:.4g}" for key, value in logs.items()))
+    """[loss, metrics…], as ``keras.Model.evaluate``; the loss alone where there are no metrics.
+
+    ``x`` and ``y`` as `fit` takes them; ``steps`` batches of it, if not all.
+    """
+    network, how, level = _Network(model), _compiled(model), check_verbose(verbose)
+    _check_counts(batch_size=batch_size, steps=steps)
+    data: Source
+    if is_batches(x):
+        data = source(model, x, y, sample_weight, None)
+    else:
+        rows, size = rows_of(model, x, y, sample_weight, None, "x"), 32 if batch_size is None else batch_size
+        check_stateful(model, len(rows), size, "x")
+        if len(rows):
+            loop.check(network, how, rows)
+        data = Cut(rows, size)
+    feed = Feed(data, steps)
+    calls = Calls(callbacks, model, {"steps": feed.steps, "verbose": level, "metrics": how.names()})
+    logs = _measure(network, how, feed, 0, calls, level, num_threads)
+    if level:
+        print(line(logs))
+    return _returned(logs, return_dict)
+
+
+def train_on_batch(
+    model: Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+    return_dict: bool,
+    *,
+    seed: int,
+) -> Any:
+    """One step; loss and metrics of before it."""
+    network, how = _Network(model), _compiled(model)
+    batch = _batch(model, x, y, sample_weight, class_weight)
+    _prepare(network, how, batch, seed)
+    loss, y_pred, mask = loop.step(network, how, batch, seed=seed, num_threads=None)
+    meter = loop.Meter(how)
+    meter.add(loss, batch.y, y_pred, mask)
+    return _returned(meter.logs(), return_dict)
+
+
+def test_on_batch(model: Model, x: Any, y: Any, sample_weight: Any, return_dict: bool) -> Any:
+    """Loss and metrics of one batch."""
+    batch = _batch(model, x, y, sample_weight, None)
+    return _returned(loop.evaluate(_Network(model), _compiled(model), [batch], num_threads=None), return_dict)
+
+
+def _batch(model: Model, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None) -> Batch:
+    rows = rows_of(model, x, y, sample_weight, class_weight, "x")
+    if not len(rows):
+        raise ValueError("x: expected rows, found none")
+    return rows.take(np.arange(len(rows)))
+
+
+def _measure(
+    network: _Network, how: Compiled, feed: Feed, number: int, calls: Calls, level: int, num_threads: int | None
+) -> dict[str, float]:
+    """Loss and metrics of an epoch's batches."""
+    calls("on_test_begin")
+    with Bar(level, feed.steps, "Evaluate") as bar:
+        logs = loop.evaluate(
+            network,
+            how,
+            feed.epoch(number),
+            num_threads=num_threads,
+            before=partial(calls, "on_test_batch_begin"),
+            after=partial(_after, calls, "test", bar),
+        )
+    calls("on_test_end", logs)
+    return logs
+
+
+def _after(calls: Calls, kind: str, bar: Bar, batch: int, logs: loop.Logs) -> None:
+    bar.step(logs)
+    calls.batch_end(kind, batch, logs)
+
+
+def _returned(logs: dict[str, float], return_dict: bool) -> Any:
     if return_dict:
         return logs
     return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
 
-def train_on_batch(model: Model, x: Any, y: Any, sample_weight: Any, *, seed: int) -> float:
-    """One step; the loss of before it."""
-    network, how = _Network(model), _compiled(model)
-    inputs, labels, weights = _data(model, x, y, sample_weight, None, "x")
-    _prepare(network, how, inputs, seed)
-    return loop.step(network, how, inputs, labels, weights, seed=seed, num_threads=None)[0]
+def _order(seed: int) -> Callable[[int, int], Array]:
+    """An order of each pass: of so many rows, or batches."""
+
+    def order(number: int, count: int) -> Array:
+        return np.random.Generator(np.random.Philox(key=seed, counter=number)).permutation(count)
+
+    return order
 
 
-def _prepare(network: _Network, how: Compiled, inputs: list[Array], seed: int) -> None:
+def _prepare(network: _Network, how: Compiled, data: Source | Batch, seed: int) -> None:
     """Draw weights for layers that have none, and make all of them training's own."""
     if not all(layer.ready for _, layer in network.paths()):
-        with initial_weights_from(seed):
-            network.score([v[:1] for v in inputs], None)
+        batch = data if isinstance(data, Batch) else data.first()
+        with initial_weights_from(seed), without_states(network.paths()):
+            network.score([v[:1] for v in batch.x], [None if m is None else m[:1] for m in batch.masks], None)
     loop.own_weights(network, how)
 
 
@@ -213,38 +332,20 @@ def _compiled(model: Model) -> Compiled:
     return model._compiled
 
 
-def _data(
-    model: Model, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None, what: str
-) -> tuple[list[Array], Array, Array | None]:
-    """Inputs, labels and weights of one number of rows."""
-    inputs, labels = model._inputs(x), np.asarray(y)
-    rows = inputs[0].shape[0]
-    if labels.ndim == 0 or len(labels) != rows:
-        raise ValueError(f"y: expected labels for the {rows} rows of {what}, found shape {labels.shape}")
-    weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
-    if weights is not None and (weights.ndim == 0 or len(weights) != rows):
-        raise ValueError(f"sample_weight: expected one for each of {rows} rows, found shape {weights.shape}")
-    if class_weight is not None:
-        classes = labels.argmax(-1) if labels.ndim == 2 and labels.shape[-1] > 1 else labels.reshape(rows, -1)[:, 0]
-        missing = sorted(set(classes.tolist()) - set(class_weight))
-        if missing:
-            raise ValueError(f"class_weight: expected a weight for each class, found none for {missing[0]}")
-        by_class = np.array([class_weight[c] for c in classes.tolist()], np.float32)
-        weights = by_class if weights is None else weights * by_class.reshape(rows, *(1,) * (weights.ndim - 1))
-    return inputs, labels, weights
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name}: expected a whole number, found {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value}")
 
 
-def _validation(model: Model, given: tuple[Any, ...]) -> tuple[list[Array], Array, Array | None]:
+def _validation(model: Model, given: Any) -> Rows:
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
-        raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight)")
-    return _data(model, given[0], given[1], given[2] if len(given) == 3 else None, None, "validation_data")
-
-
-def _split(inputs: list[Array], labels: Array, weights: Array | None, share: float) -> tuple[Any, ...]:
-    """The first rows to train on, and the last ones to validate on."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split: expected a number between 0 and 1, found {share!r}")
-    at = int(len(labels) * (1 - share))
-    late = None if weights is None else weights[at:]
-    validation = ([v[at:] for v in inputs], labels[at:], late)
-    return [v[:at] for v in inputs], labels[:at], None if weights is None else weights[:at], validation
+        raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight), or what gives batches of these")
+    try:
+        return rows_of(model, given[0], given[1], given[2] if len(given) == 3 else None, None, "validation_data")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation_data: {error}") from error

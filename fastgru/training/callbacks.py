@@ -1,11 +1,16 @@
-"""What happens between epochs, by Keras' names."""
+"""What happens between epochs and batches, by Keras' names."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
+
+from ..formats import check_suffix
+from .names import nearest
+
+Logs = Mapping[str, float]
 
 
 class Trained(Protocol):
@@ -27,24 +32,60 @@ class Trained(Protocol):
 
 
 class Callback:
-    """Called by `fit`; ``model`` is set before. Subclasses override what they need."""
+    """Called by `fit` and `evaluate`; ``model`` and ``params`` are set before. Subclasses override what they need.
+
+    Logs are loss and metrics by name. Those of an epoch may be added to: the callbacks that come after, and the
+    History, see what was added.
+    """
 
     model: Any = None
+    params: Mapping[str, Any] = {}
 
-    def on_train_begin(self) -> None:
+    def set_model(self, model: Any) -> None:
+        """The model that is trained."""
+        self.model = model
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """ "epochs", "steps" of an epoch (None where not known), "verbose", and the names of the "metrics"."""
+        self.params = params
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
 
-    def on_epoch_begin(self, epoch: int) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """After the last epoch, also when training ends by an error."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Before an epoch, numbered from 0."""
 
-    def on_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
-        """After a batch, with loss and metrics of the epoch so far."""
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """After an epoch and its validation."""
 
-    def on_train_end(self) -> None:
-        """After the last epoch, also when training ends by an error."""
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch."""
+        self.on_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch, with loss and metrics of the epoch so far."""
+        self.on_batch_end(batch, logs)
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Another name of `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Another name of `on_train_batch_end`."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before `evaluate`, or the validation of an epoch."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """After it, with loss and metrics."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of it."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of it, with loss and metrics so far."""
 
 
 class Call(Callback):
@@ -53,8 +94,62 @@ class Call(Callback):
     def __init__(self, function: Callable[[int, Mapping[str, float]], Any]) -> None:
         self.function = function
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.function(epoch, logs)
+
+
+class Calls:
+    """All callbacks of a run, called one after the other.
+
+    Parameters
+    ----------
+    callbacks
+        Callbacks, or functions of an epoch's number and its logs. An object with Keras' methods will do.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    ValueError
+        For a monitor of a name that nothing measures.
+    """
+
+    def __init__(self, callbacks: Any, model: Any, params: Mapping[str, Any]) -> None:
+        given = [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else list(callbacks or ())
+        self.calls = [_callback(call) for call in given]
+        adds = False  # somebody else's callback may measure more
+        for call in self.calls:
+            if isinstance(call, _Monitor) and call.needed and not adds:
+                call.check(params["metrics"])
+            adds = adds or isinstance(call, Call) or type(call).__module__ != __name__
+        for call in self.calls:
+            call.set_params(params)
+            call.set_model(model)
+
+    def __call__(self, event: str, *values: Any) -> None:
+        for call in self.calls:
+            getattr(call, event)(*values)
+
+    def batch_end(self, kind: str, batch: int, logs: Callable[[], Logs]) -> None:
+        """After a batch of kind "train" or "test"; ``logs`` is asked only if somebody listens: metrics cost time."""
+        names = [f"on_{kind}_batch_end", *(["on_batch_end"] if kind == "train" else [])]
+        calls = [call for call in self.calls if any(_overrides(call, name) for name in names)]
+        found = logs() if calls else {}
+        for call in calls:
+            getattr(call, names[0])(batch, found)
+
+
+def _overrides(call: Any, name: str) -> bool:
+    return getattr(type(call), name, None) is not getattr(Callback, name)
+
+
+def _callback(call: Any) -> Any:
+    if isinstance(call, Callback) or all(hasattr(call, name) for name in ("set_model", "on_epoch_end")):
+        return call
+    if callable(call) and not isinstance(call, type):
+        return Call(call)
+    found = f"the class {call.__name__}" if isinstance(call, type) else type(call).__name__
+    raise TypeError(f"callbacks: expected callbacks, or functions of an epoch and its logs, found {found}")
 
 
 class _Monitor(Callback):
@@ -66,14 +161,20 @@ class _Monitor(Callback):
         larger = mode == "max" or (mode == "auto" and any(part in monitor.lower() for part in ("acc", "auc", "f1")))
         self.monitor, self._sign, self.min_delta = monitor, 1.0 if larger else -1.0, abs(min_delta)
         self.best = -float("inf")
+        self.needed = True  # whether an unknown name is an error
 
-    def on_train_begin(self) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self.best = -float("inf")
 
-    def improved(self, logs: Mapping[str, float]) -> bool:
+    def check(self, names: Iterable[str]) -> None:
+        """Raise ValueError, offering the nearest name, unless ``monitor`` is one of these."""
+        if self.monitor not in names:
+            hint = nearest(self.monitor, names)
+            raise ValueError(f"monitor: expected one of {sorted(names)}, found {self.monitor!r}{hint}")
+
+    def improved(self, logs: Logs) -> bool:
         """Whether this epoch is the best so far."""
-        if self.monitor not in logs:
-            raise ValueError(f"monitor: expected one of {sorted(logs)}, found {self.monitor!r}")
+        self.check(logs)
         value = self._sign * logs[self.monitor]
         if not value - self.min_delta > self.best:
             return False
@@ -98,11 +199,11 @@ class EarlyStopping(_Monitor):
         self._waited = 0
         self.stopped_epoch = 0
 
-    def on_train_begin(self) -> None:
-        super().on_train_begin()
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
         self._waited, self._weights = 0, None
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.improved(logs):
             self._waited = 0
             if self.restore_best_weights:
@@ -112,7 +213,7 @@ class EarlyStopping(_Monitor):
         if self._waited >= self.patience:
             self.model.stop_training, self.stopped_epoch = True, epoch
 
-    def on_train_end(self) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         if self._weights is not None:
             self.model.set_weights(self._weights)
 
@@ -129,8 +230,10 @@ class ModelCheckpoint(_Monitor):
     ) -> None:
         super().__init__(monitor, mode, 0.0)
         self.filepath, self.save_best_only = os.fspath(filepath), save_best_only
+        self.needed = save_best_only
+        check_suffix(self.filepath)
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if not self.save_best_only or self.improved(logs):
             self.model.save(self.filepath.format(epoch=epoch + 1, **logs))
 
@@ -142,10 +245,10 @@ class CSVLogger(Callback):
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
         self._started = append
 
-    def on_train_begin(self) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._started = self.append and os.path.exists(self.filename)
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         with open(self.filename, "a" if self._started else "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, delimiter=self.separator)
             if not self._started:
@@ -160,7 +263,7 @@ class LearningRateScheduler(Callback):
     def __init__(self, schedule: Callable[[int, float], float]) -> None:
         self.schedule = schedule
 
-    def on_epoch_begin(self, epoch: int) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         optimizer = self.model.optimizer
         if callable(optimizer.learning_rate):
             raise ValueError("learning_rate: expected a number, found a schedule; there is nothing to set each epoch")

@@ -6,18 +6,26 @@ It knows a network by what `Network` asks of it, and no Model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..layers.base import Array, Layer
+from ..layers.ragged import Ragged
 from ..layers.training_step import Gradient, TrainingStep
-from .losses import Loss
+from .data import Batch, Rows
+from .losses import Loss, spread
 from .metrics import Metric
 from .metrics import get as get_metric
 from .optimizers import Optimizer
+from .stateful import set_states, states, without_states
+
+#: Gives loss and metrics so far, by name
+Logs = Callable[[], Mapping[str, float]]
+
+_ANY = np.zeros((1, 2), np.float32)
 
 
 class Network(Protocol):
@@ -27,7 +35,7 @@ class Network(Protocol):
         """Output, its mask, and the way back."""
         ...
 
-    def score(self, x: Any, num_threads: int | None) -> tuple[Any, Any]:
+    def score(self, x: Any, mask: Any, num_threads: int | None) -> tuple[Any, Any]:
         """Output and mask as in scoring."""
         ...
 
@@ -45,6 +53,11 @@ class Compiled:
     metrics: list[str | Metric]
     owned: dict[str, Array] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The names by which loss and metrics are measured."""
+        own = [m if m in ("accuracy", "acc") else get_metric(m, _ANY, _ANY).name for m in self.metrics]
+        return [f"{prefix}{name}" for name in ("loss", *own)]
 
 
 class Meter:
@@ -92,9 +105,7 @@ class NotFinite(ArithmeticError):
 def step(
     network: Network,
     compiled: Compiled,
-    x: Any,
-    y: Array,
-    sample_weight: Array | None,
+    batch: Batch,
     *,
     seed: int,
     num_threads: int | None,
@@ -107,16 +118,22 @@ def step(
     NotFinite
         Naming the batch, and the layer whose gradient it was; nothing has been moved then.
     """
-    number, memory = compiled.optimizer.iterations, compiled.memory
-    run = TrainingStep(seed, number, rows=len(y), num_threads=num_threads, memory=memory)
-    y_pred, mask, back = network.train(x, None, run)
-    kind = compiled.loss.activation
-    logits = run.logits(y_pred, kind) if kind else None
-    loss, gradient = compiled.loss.value_and_gradient(y, y_pred, sample_weight, mask, logits)
-    if not math.isfinite(loss):
-        raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_advice(x)}")
-    back(gradient)
-    _move(network, compiled.optimizer, run, where)
+    kept = states(network.paths())
+    try:
+        number, memory = compiled.optimizer.iterations, compiled.memory
+        run = TrainingStep(seed, number, rows=len(batch), num_threads=num_threads, memory=memory)
+        y_pred, mask, back = network.train(batch.x, batch.masks, run)
+        mask = batch.counted(mask)
+        kind = compiled.loss.activation
+        logits = run.logits(y_pred, kind) if kind else None
+        loss, gradient = compiled.loss.value_and_gradient(batch.y, y_pred, batch.weights, mask, logits)
+        if not math.isfinite(loss):
+            raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_advice(batch.x)}")
+        back(gradient)
+        _move(network, compiled.optimizer, run, where)
+    except BaseException:
+        set_states(network.paths(), kept)
+        raise
     return loss, y_pred, mask
 
 
@@ -152,54 +169,76 @@ def own_weights(network: Network, compiled: Compiled) -> None:
             compiled.owned.update({f"{path}/{name}": value for name, value in layer.weights.items()})
 
 
-def batches(rows: int, batch_size: int, order: Array | None) -> Iterator[Array]:
-    """Rows of each batch, the last as many as are left."""
-    for first in range(0, rows, batch_size):
-        part = np.arange(first, min(first + batch_size, rows))
-        yield part if order is None else order[part]
+def check(network: Network, compiled: Compiled, rows: Rows) -> None:
+    """Compare all labels and weights with the output that the model gives the first row; states stay as they are.
+
+    Raises
+    ------
+    ValueError
+        For labels and weights that the loss cannot take, and what the layers refuse.
+    """
+    first = rows.take(np.arange(1))
+    with without_states(network.paths()):
+        shape = network.score(first.x, first.masks, None)[0].shape[1:]
+    if isinstance(rows.y, Ragged):
+        for i, y in enumerate(rows.y.rows):
+            _check_labels(compiled.loss, y[None], (1, len(y), *shape[1:]), f"row {i}: ")
+    else:
+        _check_labels(compiled.loss, rows.y, (len(rows), *shape), "")
+    if rows.weights is not None and not isinstance(rows.weights, Ragged):
+        steps = rows.weights.shape[1:2] if isinstance(rows.y, Ragged) else shape[:1]
+        spread("sample_weight", rows.weights, (len(rows), *steps, *shape[1:])[: len(shape)])
+
+
+def _check_labels(loss: Loss, y: Array, shape: tuple[int, ...], where: str) -> None:
+    try:
+        loss.labels(y, np.broadcast_to(np.float32(0), shape))
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from error
 
 
 def evaluate(
     network: Network,
     compiled: Compiled,
-    x: Sequence[Array],
-    y: Array,
-    sample_weight: Array | None,
-    batch_size: int,
+    batches: Iterable[Batch],
+    *,
     num_threads: int | None,
+    before: Callable[[int], None] = lambda batch: None,
+    after: Callable[[int, Logs], None] = lambda batch, logs: None,
 ) -> dict[str, float]:
-    """Loss and metrics of a scored set."""
+    """Loss and metrics of a scored set. ``before`` and ``after`` are called around each batch as in `epoch`."""
     meter = Meter(compiled)
-    for rows in batches(len(y), batch_size, None):
-        y_pred, mask = network.score([v[rows] for v in x], num_threads)
-        w = None if sample_weight is None else sample_weight[rows]
-        meter.add(compiled.loss(y[rows], y_pred, w, mask), y[rows], y_pred, mask)
+    for i, batch in enumerate(batches):
+        before(i)
+        y_pred, mask = network.score(batch.x, batch.masks, num_threads)
+        mask = batch.counted(mask)
+        meter.add(compiled.loss(batch.y, y_pred, batch.weights, mask), batch.y, y_pred, mask)
+        after(i, meter.logs)
     return meter.logs()
 
 
 def epoch(
     network: Network,
     compiled: Compiled,
-    x: Sequence[Array],
-    y: Array,
-    sample_weight: Array | None,
-    order: Array | None,
+    batches: Iterable[Batch],
     *,
-    batch_size: int,
     seed: int,
     number: int,
     num_threads: int | None,
-    progress: Callable[[Iterable[Array]], Iterable[Array]] = lambda rows: rows,
-    after: Callable[[int, Mapping[str, float]], None] = lambda batch, logs: None,
+    before: Callable[[int], None] = lambda batch: None,
+    after: Callable[[int, Logs], None] = lambda batch, logs: None,
 ) -> dict[str, float]:
-    """One pass over all rows. ``after`` is called after each batch with what was measured so far."""
+    """All batches once.
+
+    ``before`` and ``after`` are called around each, ``after`` with what gives loss and metrics of those so far.
+    """
     meter = Meter(compiled)
-    for i, rows in enumerate(progress(list(batches(len(y), batch_size, order)))):
-        part, w = [v[rows] for v in x], None if sample_weight is None else sample_weight[rows]
+    for i, batch in enumerate(batches):
+        before(i)
         where = f"epoch {number}, batch {i}: "
-        loss, y_pred, mask = step(network, compiled, part, y[rows], w, seed=seed, num_threads=num_threads, where=where)
-        meter.add(loss, y[rows], y_pred, mask)
-        after(i, meter.logs())
+        loss, y_pred, mask = step(network, compiled, batch, seed=seed, num_threads=num_threads, where=where)
+        meter.add(loss, batch.y, y_pred, mask)
+        after(i, meter.logs)
     return meter.logs()
 
 

@@ -1,0 +1,142 @@
+"""What callers give `fit`, `evaluate` and `predict` as data, checked against a model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..graph import Ref, given_inputs
+from ..layers.base import Array
+from ..layers.core import Masking
+from ..layers.ragged import Ragged
+from ..training.data import Batch, Numbered, Rows, Streamed, source_of, unpacked
+from .model import Model
+
+Classes = Mapping[int, float]
+
+
+def source(
+    model: Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Classes | None,
+    order: Callable[[int, int], Array] | None = None,
+) -> Numbered | Streamed:
+    """Batches that ``x`` gives by itself.
+
+    Raises
+    ------
+    ValueError
+        If labels or weights are given beside it.
+    """
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
+            raise ValueError(f"{name}: expected none, since x gives batches (x, y) or (x, y, sample_weight)")
+
+    def batch(given: Any, where: str) -> Batch:
+        values, labels, weights = unpacked(given, where)
+        try:
+            found = rows_of(model, values, labels, weights, class_weight, "x")
+            if not len(found):
+                raise ValueError("expected rows, found none")
+            return found.take(np.arange(len(found)))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from error
+
+    return source_of(x, batch, order)
+
+
+def rows_of(model: Model, x: Any, y: Any, sample_weight: Any, class_weight: Classes | None, what: str) -> Rows:
+    """Inputs, labels and weights of one number of rows.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For inputs that the model doesn't take, and numbers of rows or steps that differ.
+    """
+    inputs, fill = columns(model, x, what)
+    rows = len(inputs[0])
+    if y is None:
+        raise ValueError(f"y: expected labels for the {rows} rows of {what}, found none")
+    ragged = next((v for v in inputs if isinstance(v, Ragged)), None)
+    labels = _column(y, "y", ragged)
+    if found := _other_than(labels, rows):
+        raise ValueError(f"y: expected labels for the {rows} rows of {what}, found {found}")
+    weights = None if sample_weight is None else _column(sample_weight, "sample_weight", ragged)
+    if weights is not None and (found := _other_than(weights, rows)):
+        raise ValueError(f"sample_weight: expected one for each of {rows} rows, found {found}")
+    if isinstance(weights, np.ndarray):
+        weights = weights.astype(np.float32)
+    if class_weight is not None:
+        by_class = _by_class(labels, class_weight)
+        if isinstance(weights, Ragged):
+            raise ValueError("class_weight: expected none beside a sample_weight for each step")
+        weights = by_class if weights is None else weights * by_class.reshape(rows, *(1,) * (weights.ndim - 1))
+    return Rows(inputs, labels, weights, fill)
+
+
+def columns(model: Model, x: Any, what: str = "x") -> tuple[list[Array | Ragged], list[float]]:
+    """Each input as an array, or as ragged rows where it is a list of arrays of unequal length; what pads those."""
+    given = given_inputs(x, model.inputs, "x")
+    names = [what] if len(given) == 1 else [f"{what}, input {end.name!r}" for end in model.inputs]
+    ragged = [Ragged.of(value, name) for value, name in zip(given, names, strict=True)]
+    if not any(ragged):
+        return list(model._inputs(x)), [0.0] * len(given)
+    sizes = [len(value) for value in given]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"{what}: expected one number of rows for all inputs, found {sizes}")
+    fill = [_fill(model, i) for i in range(len(given))]
+    # One row says whether rank and dtype are right: padding gives all the same.
+    one = [value[:1] if part is None else part.padded([0])[0] for value, part in zip(given, ragged, strict=True)]
+    model._inputs(one)
+    whole = [np.asarray(v) if part is None else part for v, part in zip(given, ragged, strict=True)]
+    return whole, fill
+
+
+def check_stateful(model: Model, rows: int, batch_size: int, what: str) -> None:
+    """Raise ValueError where the batches of a stateful model would differ in size."""
+    if model.stateful and rows > batch_size and rows % batch_size:
+        raise ValueError(
+            f"{what}: expected a number of rows that batch_size {batch_size} divides, found {rows}: stateful layers "
+            "keep a state for each row of a batch"
+        )
+
+
+def _fill(model: Model, index: int) -> float:
+    """What pads an input: the number that a Masking layer on it takes for padding."""
+    slot = Ref(model.graph.inputs[index])
+    masking = [node.layer for node in model.graph.nodes if node.x == slot and isinstance(node.layer, Masking)]
+    return masking[0].mask_value if masking else 0.0
+
+
+def _column(value: Any, what: str, like: Ragged | None) -> Array | Ragged:
+    """Labels or weights: an array, or a list of arrays with the lengths of the ragged inputs."""
+    found = Ragged.of(value, what)
+    if found is None:
+        return np.asarray(value)
+    if like is None:
+        raise ValueError(f"{what}: expected an array, found rows of unequal length beside inputs of one length")
+    for i, (steps, wanted) in enumerate(zip(found.lengths(), like.lengths(), strict=False)):
+        if steps != wanted:
+            raise ValueError(f"{what}, row {i}: expected the {wanted} steps of x, found {steps}")
+    return found
+
+
+def _other_than(values: Array | Ragged, rows: int) -> str:
+    """What was found in place of values for so many rows; empty where there are as many."""
+    if isinstance(values, Ragged):
+        return "" if len(values) == rows else f"{len(values)} of them"
+    return "" if values.ndim and len(values) == rows else f"shape {values.shape}"
+
+
+def _by_class(labels: Array | Ragged, class_weight: Classes) -> Array:
+    if isinstance(labels, Ragged):
+        raise ValueError("class_weight: expected labels of rows, found those of steps; give a sample_weight")
+    classes = labels.argmax(-1) if labels.ndim == 2 and labels.shape[-1] > 1 else labels.reshape(len(labels), -1)[:, 0]
+    missing = sorted(set(classes.tolist()) - set(class_weight))
+    if missing:
+        raise ValueError(f"class_weight: expected a weight for each class, found none for {missing[0]}")
+    return np.array([class_weight[c] for c in classes.tolist()], np.float32)
