@@ -139,11 +139,10 @@ def fit(
     seed = secrets.randbits(63) if seed is None else seed
     size = 32 if batch_size is None else batch_size
     order = _order(seed) if shuffle else None
-    held: Rows | None = None
+    rows, held = None, None
     if is_batches(x):
         if validation_split:
             raise ValueError("validation_split: expected 0, since x gives batches; give validation_data")
-        rows = None
         train: Source = source(model, x, y, sample_weight, class_weight, order)
     else:
         rows = rows_of(model, x, y, sample_weight, class_weight, "x")
@@ -160,11 +159,13 @@ def fit(
         validation = source(model, validation_data, None, None, None)
     elif validation_data is not None or held is not None:
         held = _validation(model, validation_data) if held is None else held
+        if not len(held):
+            raise ValueError("validation_data: expected rows, found none")
         check_stateful(model, len(held), val_size, "validation_data")
         validation = Cut(held, val_size)
         checked.append(held)
     feed = Feed(train, steps_per_epoch)
-    val_feed = None if validation is None else Feed(validation, validation_steps)
+    val_feed = None if validation is None else Feed(validation, validation_steps, "validation_data")
     names = [key for prefix in ("", "val_")[: 1 + (validation is not None)] for key in how.names(prefix)]
     params = {"epochs": epochs, "steps": feed.steps, "verbose": level, "metrics": names}
     calls = Calls(callbacks, model, params)
@@ -195,8 +196,10 @@ def fit(
                     after=partial(_after, calls, "train", bar),
                 )
             if val_feed is not None and (number + 1) % validation_freq == 0:
-                found = _measure(network, how, val_feed, number, calls, 0, num_threads)
+                found = _measure(network, how, val_feed, calls, 0, num_threads)
                 logs |= {f"val_{key}": value for key, value in found.items()}
+                if not found:
+                    warnings.warn(f"epoch {number}: validation_data ran out of data; nothing is measured", stacklevel=3)
             if level:
                 print(f"Epoch {number + 1}/{epochs}: {line(logs)} ({time.monotonic() - began:.3g} s)")
             calls("on_epoch_end", number, logs)
@@ -232,13 +235,14 @@ def evaluate(
         data = source(model, x, y, sample_weight, None)
     else:
         rows, size = rows_of(model, x, y, sample_weight, None, "x"), 32 if batch_size is None else batch_size
+        if not len(rows):
+            raise ValueError("x: expected rows to evaluate, found none")
         check_stateful(model, len(rows), size, "x")
-        if len(rows):
-            loop.check(network, how, rows)
+        loop.check(network, how, rows)
         data = Cut(rows, size)
     feed = Feed(data, steps)
     calls = Calls(callbacks, model, {"steps": feed.steps, "verbose": level, "metrics": how.names()})
-    logs = _measure(network, how, feed, 0, calls, level, num_threads)
+    logs = _measure(network, how, feed, calls, level, num_threads)
     if level:
         print(line(logs))
     return _returned(logs, return_dict)
@@ -278,15 +282,19 @@ def _batch(model: Model, x: Any, y: Any, sample_weight: Any, class_weight: Mappi
 
 
 def _measure(
-    network: _Network, how: Compiled, feed: Feed, number: int, calls: Calls, level: int, num_threads: int | None
+    network: _Network, how: Compiled, feed: Feed, calls: Calls, level: int, num_threads: int | None
 ) -> dict[str, float]:
-    """Loss and metrics of an epoch's batches."""
+    """Loss and metrics of an epoch's batches; empty where there are none."""
+    batches = feed.again()
+    first = next(batches, None)
+    if first is None:
+        return {}
     calls("on_test_begin")
     with Bar(level, feed.steps, "Evaluate") as bar:
         logs = loop.evaluate(
             network,
             how,
-            feed.epoch(number),
+            itertools.chain([first], batches),
             num_threads=num_threads,
             before=partial(calls, "on_test_batch_begin"),
             after=partial(_after, calls, "test", bar),

@@ -144,10 +144,11 @@ def _overrides(call: Any, name: str) -> bool:
 
 
 def _callback(call: Any) -> Any:
-    if isinstance(call, Callback) or all(hasattr(call, name) for name in ("set_model", "on_epoch_end")):
-        return call
-    if callable(call) and not isinstance(call, type):
-        return Call(call)
+    if not isinstance(call, type):
+        if isinstance(call, Callback) or all(hasattr(call, name) for name in ("set_model", "on_epoch_end")):
+            return call
+        if callable(call):
+            return Call(call)
     found = f"the class {call.__name__}" if isinstance(call, type) else type(call).__name__
     raise TypeError(f"callbacks: expected callbacks, or functions of an epoch and its logs, found {found}")
 

@@ -181,8 +181,8 @@ class Feed:
     Where the batches of a pass are known, what an epoch holds follows from its number alone.
     """
 
-    def __init__(self, source: Source, steps: int | None = None) -> None:
-        self.source, self._steps = source, steps
+    def __init__(self, source: Source, steps: int | None = None, what: str = "x") -> None:
+        self.source, self._steps, self.what = source, steps, what
         self._running: Iterator[Batch] | None = None
         #: Steps of an epoch, None where only going through it tells; for a progress bar.
         self.steps = steps or source.count or operator.length_hint(source, 0) or None
@@ -195,8 +195,14 @@ class Feed:
             yield batch
         if self._steps is not None and 0 < found < self._steps:
             warnings.warn(
-                f"epoch {number}: x ran out of data: expected {self._steps} batches, found {found}", stacklevel=2
+                f"epoch {number}: {self.what} ran out of data: expected {self._steps} batches, found {found}",
+                stacklevel=2,
             )
+
+    def again(self) -> Iterator[Batch]:
+        """The first epoch once more; of a generator the next batches."""
+        self._running = None
+        return self.epoch(0)
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         steps, count = self._steps, self.source.count
