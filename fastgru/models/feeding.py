@@ -96,8 +96,13 @@ def columns(model: Model, x: Any, what: str = "x") -> tuple[list[Array | Ragged]
     return whole, fill
 
 
-def check_stateful(model: Model, rows: int, batch_size: int, what: str) -> None:
-    """Raise ValueError where the batches of a stateful model would differ in size."""
+def check_stateful(model: Model, rows: int, batch_size: int, what: str, like: int | None = None) -> None:
+    """Raise ValueError where batches of a stateful model would differ in size from one another, or from ``like``."""
+    if model.stateful and like is not None and min(rows, batch_size) != like:
+        raise ValueError(
+            f"{what}: expected batches of {like} rows as in training, found {min(rows, batch_size)}: stateful layers "
+            "keep a state for each row of a batch"
+        )
     if model.stateful and rows > batch_size and rows % batch_size:
         raise ValueError(
             f"{what}: expected a number of rows that batch_size {batch_size} divides, found {rows}: stateful layers "

@@ -151,6 +151,10 @@ def fit(
         if not len(rows):
             raise ValueError("x: expected rows to train on, found none")
         check_stateful(model, len(rows), size, "x")
+        if model.stateful and shuffle and len(rows) > size:
+            warnings.warn(
+                "shuffle: expected False, since stateful layers take each row for the next of one", stacklevel=3
+            )
         train = Cut(rows, size, order)
     checked = [rows] if rows is not None else []
     validation: Source | None = None
@@ -161,7 +165,7 @@ def fit(
         held = _validation(model, validation_data) if held is None else held
         if not len(held):
             raise ValueError("validation_data: expected rows, found none")
-        check_stateful(model, len(held), val_size, "validation_data")
+        check_stateful(model, len(held), val_size, "validation_data", None if rows is None else min(size, len(rows)))
         validation = Cut(held, val_size)
         checked.append(held)
     feed = Feed(train, steps_per_epoch)
