@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +12,14 @@ from ..graph import Ref, given_inputs
 from ..layers.base import Array
 from ..layers.core import Masking
 from ..layers.ragged import Ragged
-from ..training.data import Batch, Numbered, Rows, Streamed, source_of, unpacked
+from ..training.data import Batch, Numbered, Rows, Streamed, is_batches, source_of, unpacked
+from ..training.progress import progress
 from .model import Model
 
 Classes = Mapping[int, float]
+
+#: Ragged rows that are scored at once.
+_ROWS = 256
 
 
 def source(
@@ -80,11 +85,19 @@ def rows_of(model: Model, x: Any, y: Any, sample_weight: Any, class_weight: Clas
 
 def columns(model: Model, x: Any, what: str = "x") -> tuple[list[Array | Ragged], list[float]]:
     """Each input as an array, or as ragged rows where it is a list of arrays of unequal length; what pads those."""
+    found = _ragged(model, x, what)
+    if found is not None:
+        return found
+    return [*model._inputs(x)], [0.0] * len(model.inputs)
+
+
+def _ragged(model: Model, x: Any, what: str) -> tuple[list[Array | Ragged], list[float]] | None:
+    """`columns`, if any is ragged."""
     given = given_inputs(x, model.inputs, "x")
     names = [what] if len(given) == 1 else [f"{what}, input {end.name!r}" for end in model.inputs]
     ragged = [Ragged.of(value, name) for value, name in zip(given, names, strict=True)]
     if not any(ragged):
-        return list(model._inputs(x)), [0.0] * len(given)
+        return None
     sizes = [len(value) for value in given]
     if len(set(sizes)) > 1:
         raise ValueError(f"{what}: expected one number of rows for all inputs, found {sizes}")
@@ -108,6 +121,77 @@ def check_stateful(model: Model, rows: int, batch_size: int, what: str, like: in
             f"{what}: expected a number of rows that batch_size {batch_size} divides, found {rows}: stateful layers "
             "keep a state for each row of a batch"
         )
+
+
+def predict(
+    model: Model,
+    x: Any,
+    lengths: Any,
+    mask: Any,
+    batch_size: int | None,
+    num_threads: int | None,
+    verbose: bool | int | str,
+    steps: int | None,
+) -> Any:
+    """`Model.predict` for batches and ragged rows; None for what is neither.
+
+    Raises
+    ------
+    ValueError
+        For lengths or masks beside these, which have their own, and as `Model.predict` does.
+    """
+    batches = is_batches(x)
+    found = None if batches else _ragged(model, x, "x")
+    if not batches and found is None:
+        return None
+    if lengths is not None or mask is not None:
+        raise ValueError("lengths, mask: expected None beside batches and ragged rows")
+    if batches:
+        given = (x[i] for i in range(len(x))) if hasattr(x, "__getitem__") and hasattr(x, "__len__") else iter(x)
+        if steps is None and hasattr(x, "__len__"):
+            steps = len(x)
+        parts = [
+            model.predict(part[0] if isinstance(part, tuple) else part, num_threads=num_threads)
+            for part in progress(itertools.islice(given, steps), verbose)
+        ]
+        if not parts:
+            raise ValueError("x: expected batches, found none")
+        return _joined(parts, len(model.graph.outputs) > 1)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
+    assert found is not None
+    inputs, fill = found
+    rows = Rows(inputs, np.zeros(len(inputs[0])), None, fill)
+    size = len(rows) if model.one_batch and batch_size is None else batch_size or _ROWS
+    outputs = []
+    for low in progress(range(0, len(rows), size), verbose):
+        batch = rows.take(np.arange(low, min(low + size, len(rows))))
+        valid = next(m for m in batch.masks if m is not None)
+        values, masks = model.graph.run(model._inputs(batch.x), batch.masks, num_threads)
+        outputs.append([_rows(y, m, valid) for y, m in zip(values, masks, strict=True)])
+    return model._finish([_joined(list(parts), False) for parts in zip(*outputs, strict=True)])
+
+
+def _rows(y: Array, mask: Any, valid: Array) -> Any:
+    """An output with a mask as a list of its rows without their padding."""
+    if mask is None or y.shape[:2] != valid.shape:
+        return np.array(y, np.float32)
+    return [np.array(row[:n], np.float32) for row, n in zip(y, valid.sum(axis=1), strict=True)]
+
+
+def _joined(parts: list[Any], several: bool) -> Any:
+    """The outputs of one batch after the other; ``several``: each is a list, or dict, of outputs."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts], False) for key in first}
+    if several:
+        return [_joined([part[i] for part in parts], False) for i in range(len(first))]
+    if isinstance(first, list):
+        return [row for part in parts for row in part]
+    if len({part.shape[1:] for part in parts}) > 1:
+        found = " and ".join(str(shape) for shape in sorted({part.shape for part in parts})[:2])
+        raise ValueError(f"predict: expected outputs of one shape, found {found}; score batches one by one")
+    return np.concatenate(parts)
 
 
 def _fill(model: Model, index: int) -> float:

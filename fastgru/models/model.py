@@ -16,6 +16,7 @@ from ..layers.base import NEWEST, Array, Layer, Shape
 from ..layers.core import Input
 from ..layers.training_step import Back, TrainingStep
 from ..streaming import ModelStream
+from ..training.progress import progress
 
 if TYPE_CHECKING:
     from ..training.fit import Compiled, History
@@ -98,7 +99,7 @@ class Model(Layer):
     def get_config(self) -> dict[str, Any]:
         if self._entry is None:
             raise ValueError(f"model {self.name!r}: a model without a config cannot be saved")
-        config: dict[str, Any] = self._entry["config"]
+        config: dict[str, Any] = _trainable_now(self._entry["config"], self._layers)
         return config
 
     def class_name(self) -> str:
@@ -116,14 +117,16 @@ class Model(Layer):
         mask: Any = None,
         batch_size: int | None = None,
         num_threads: int | None = None,
-        verbose: bool | int = 0,
+        verbose: bool | int | str = 0,
+        steps: int | None = None,
     ) -> Any:
         """Score ``x`` as ``keras.Model.predict`` does.
 
         Parameters
         ----------
         x
-            An array (N, …); for several inputs a list in the file's order or a dict by input name.
+            An array (N, …); for several inputs a list in the file's order or a dict by input name. An input may be
+            ragged: a list of arrays (T_i, …) of unequal length. Or what gives batches, as for `fit`.
         lengths
             (N,) valid steps of each row, 0 … T: the rest is padding on the right. For several
             inputs a list or dict like ``x``, None where an input has none.
@@ -136,18 +139,26 @@ class Model(Layer):
         num_threads
             Threads for this call.
         verbose
-            Show a progress bar.
+            1 shows a progress bar.
+        steps
+            Batches to score, where ``x`` gives them, if not all.
 
         Returns
         -------
         float32 array for one output, a list of them in the file's order for several, a dict where
-        the file declares one.
+        the file declares one. Of ragged rows an output of steps is a list of arrays (T_i, …).
 
         Raises
         ------
         ValueError, TypeError
             For inputs of the wrong number, rank, width or dtype, and for ids out of range.
         """
+        if not isinstance(x, np.ndarray) or x.dtype == object:
+            from .feeding import predict
+
+            found = predict(self, x, lengths, mask, batch_size, num_threads, verbose, steps)
+            if found is not None:
+                return found
         inputs = self._inputs(x)
         rows = inputs[0].shape[0]
         masks = [None] * len(inputs)
@@ -174,7 +185,7 @@ class Model(Layer):
         rows: int,
         step: int,
         num_threads: int | None,
-        verbose: bool | int,
+        verbose: bool | int | str,
     ) -> list[Array]:
         results: list[Array] = []
         for low in progress(range(0, max(rows, 1), step), verbose):
@@ -410,17 +421,28 @@ def _indented(model: Model, depth: int = 0) -> Iterator[tuple[int, Layer]]:
             yield from _indented(layer, depth + 1)
 
 
+def _trainable_now(config: Any, layers: Mapping[str, Layer]) -> Any:
+    """A file's config of a model, with what training leaves alone now."""
+    entries = config if isinstance(config, list) else config.get("layers", ())
+    changed = []
+    for entry in entries:
+        inner = entry["config"]
+        name = entry.get("name") if isinstance(inner, list) else inner.get("name") or entry.get("name")
+        layer = layers.get(name)
+        if isinstance(layer, Model):
+            inner = _trainable_now(inner, layer._layers)
+        if layer is None or not isinstance(inner, dict) or not (layer.weights or layer.parts()):
+            pass  # an operation's config has no such key
+        elif inner.get("trainable", True) is not layer.trainable:
+            inner = {**inner, "trainable": layer.trainable}
+        changed.append(entry if inner is entry["config"] else {**entry, "config": inner})
+    if all(one is other for one, other in zip(changed, entries, strict=True)):
+        return config
+    return changed if isinstance(config, list) else {**config, "layers": changed}
+
+
 def _result(y: Any, inputs: list[Array]) -> Array:
     """float32, never the caller's own array."""
     if any(y is v or y.base is not None for v in inputs):
         return np.array(y, np.float32)
     return np.asarray(y, np.float32)
-
-
-def progress(steps: Any, verbose: bool | int) -> Any:
-    """``steps``, with a bar if wanted."""
-    if not verbose:
-        return steps
-    from tqdm import tqdm
-
-    return tqdm(steps, unit="batch")

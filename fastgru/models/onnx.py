@@ -43,7 +43,8 @@ class OnnxModel(Model):
         mask: Any = None,
         batch_size: int | None = None,
         num_threads: int | None = None,
-        verbose: bool | int = 0,
+        verbose: bool | int | str = 0,
+        steps: int | None = None,
     ) -> Any:
         """Run the graph on ``x``: an array, a list in the file's order, or a dict by input name.
 

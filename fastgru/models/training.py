@@ -245,7 +245,7 @@ def evaluate(
         loop.check(network, how, rows)
         data = Cut(rows, size)
     feed = Feed(data, steps)
-    calls = Calls(callbacks, model, {"steps": feed.steps, "verbose": level, "metrics": how.names()})
+    calls = Calls(callbacks, model, {"epochs": 1, "steps": feed.steps, "verbose": level, "metrics": how.names()})
     logs = _measure(network, how, feed, calls, level, num_threads)
     if level:
         print(line(logs))

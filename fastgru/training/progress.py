@@ -43,11 +43,11 @@ class Bar:
         """One step more. ``logs`` is asked some times a second only: metrics cost time."""
         if self._bar is None:
             return
+        self._bar.update()
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _PAUSE
-            self._bar.set_postfix_str(line(logs()), refresh=False)
-        self._bar.update()
+            self._bar.set_postfix_str(line(logs()))
 
     def __enter__(self) -> Bar:
         return self
@@ -57,6 +57,15 @@ class Bar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def progress(steps: Any, verbose: bool | int | str) -> Any:
+    """``steps``, with a bar if ``verbose`` is 1 or "auto"."""
+    if verbose not in (1, "auto"):
+        return steps
+    from tqdm import tqdm
+
+    return tqdm(steps, unit="batch")
 
 
 def line(logs: Mapping[str, float]) -> str:
