@@ -24,6 +24,7 @@ from fastgru import formats, loading
 # loaded before the watch begins: first bytes that change may lead to any of them
 from fastgru.formats import keras, keras_h5, keras_weights, pytorch, pytorch_legacy, torchscript  # noqa: F401
 from fastgru.formats.untrusted import Source
+from fastgru.models import onnx as onnx_models  # noqa: F401
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
@@ -102,10 +103,13 @@ _members = mutations.zip_members(_inside)
 
 
 def _own_files() -> list[bytes]:
-    """Return PyTorch's safetensors, and our own of some Keras models."""
+    """Return PyTorch's safetensors, and our own of some Keras models and, where they can be read, ONNX models."""
     found = _golden("*.safetensors")
+    names = ["k3_nested.keras", "k3_rnn_cells.keras", "k3_op_nodes.keras", "k3_norms.keras"]
+    if importlib.util.find_spec("onnx"):
+        names += [path.name for path in sorted(GOLDEN.glob("onnx_*.onnx"))[::3]]
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("k3_nested.keras", "k3_rnn_cells.keras", "k3_op_nodes.keras", "k3_norms.keras"):
+        for name in names:
             target = Path(folder) / "own.safetensors"
             fastgru.load(GOLDEN / name).save(target)
             found.append(target.read_bytes())
