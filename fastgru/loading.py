@@ -53,6 +53,10 @@ def load(
 
 def from_file(file: ModelFile, prefix: str | None = None) -> Model | nn.GRU | nn.GRUCell:
     """As `load`, for a file that was read already."""
+    if "checkpoint" in file.metadata:
+        raise FormatError(
+            f"{file.path}: expected a model, found a checkpoint of training; fit(resume=PATH) goes on from it"
+        )
     if file.config is None and file.format == "keras-weights":
         raise _without_architecture(file)
     if file.config is None:

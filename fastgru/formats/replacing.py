@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +13,10 @@ from typing import BinaryIO
 
 from .untrusted import FormatError
 
-__all__ = ["replacing", "take_place"]
+__all__ = ["remove_leftovers", "replacing", "take_place"]
+
+#: No space, quota, file too large, a failing disk: errors of writing, which don't say what was written
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     FormatError
         If `path` is a folder.
     OSError
-        If it cannot be written.
+        If it cannot be written; where the disk is full, saying so and naming `path`.
     """
     target = os.path.realpath(os.fspath(path))
     if os.path.isdir(target):
@@ -38,10 +44,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         take_place(temporary, target)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            kept = "the old file is as it was" if os.path.exists(target) else "nothing was written"
+            raise OSError(error.errno, f"{error.strerror}; {kept}", target) from error
         raise
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed while writing `path` have left beside it."""
+    folder, name = os.path.split(os.path.realpath(os.fspath(path)))
+    for found in glob.glob(f".{glob.escape(name)}.*.tmp", root_dir=folder):
+        if re.fullmatch(r"[0-9a-f]{12}", found[len(name) + 2 : -4]):
+            os.unlink(os.path.join(folder, found))
 
 
 def take_place(temporary: str, target: str) -> None:

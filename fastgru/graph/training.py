@@ -64,6 +64,8 @@ def train(
     backs: list[Back | None] = []
     for node, goes_back in zip(graph.nodes, wanted, strict=True):
         y, mask, back = _call(node, values, shown, step, goes_back)
+        if step.watch is not None:
+            step.watch(node.layer, y)
         backs.append(back)
         several = isinstance(y, list)
         for index, slot in node.outputs:

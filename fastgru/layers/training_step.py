@@ -91,6 +91,8 @@ class TrainingStep:
         By layer and name of the weight, in Keras' layout, summed over all calls of the layer.
     updates
         New values of weights that no gradient moves (moving statistics), by layer and name.
+    watch
+        Called with each layer of a model and its output, as they are computed.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class TrainingStep:
         self.memory = {} if memory is None else memory
         self.gradients: dict[Layer, dict[str, Gradient]] = {}
         self.updates: dict[Layer, dict[str, Array]] = {}
+        self.watch: Callable[[Layer, Any], None] | None = None
         self._logits: list[tuple[Array, Array, str]] = []
         self._draws = 0
 

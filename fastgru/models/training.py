@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,8 +19,9 @@ from ..layers.training_step import TrainingStep
 from ..training import fit as loop
 from ..training import losses, optimizers
 from ..training.callbacks import Calls
+from ..training.checkpoint import Run, find_checkpoint
 from ..training.data import Batch, Cut, Feed, Rows, Source, is_batches
-from ..training.fit import Compiled, History
+from ..training.fit import Compiled, History, Meter
 from ..training.metrics import Metric
 from ..training.progress import Bar, check_verbose, line
 from ..training.stateful import without_states
@@ -93,6 +96,9 @@ def fit(
     *,
     seed: int | None = None,
     num_threads: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: str | os.PathLike[str] | bool | None = None,
 ) -> History:
     """Train a compiled model, as ``keras.Model.fit``.
 
@@ -120,10 +126,18 @@ def fit(
         ``batch_size`` if not given; validation after each so many epochs.
     seed
         Initial weights, order and dropout follow from it; drawn where it is not given.
+    checkpoint, checkpoint_every
+        A file that is replaced, whole, at the start, after each epoch, and where asked for after each so many batches
+        of an epoch. It holds all that the run goes on from.
+    resume
+        Go on from this checkpoint, to the bit as if it had never been left; ``True``: from ``checkpoint``, or start
+        where there is none yet. Data, model, optimiser and options are to be those of that run; ``epochs`` may grow.
+        A generator is to start where it started then: the batches that were trained on are drawn again, and dropped.
 
     Returns
     -------
     History
+        With the epochs before, where a run was resumed.
 
     Raises
     ------
@@ -131,12 +145,16 @@ def fit(
         For arguments that don't fit each other; nothing has been trained then.
     NotFinite
         For a loss or gradient that is NaN or inf, naming batch and layer; the weights are those of the batch before.
+    FormatError, OSError
+        For a checkpoint that is damaged, not there, another run's, or cannot be written; the old file is whole.
     """
     network, how, level = _Network(model), _compiled(model), check_verbose(verbose)
     counts = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
     counts |= {"validation_batch_size": validation_batch_size, "validation_freq": validation_freq}
     _check_counts(**counts, epochs=epochs or None)
-    seed = secrets.randbits(63) if seed is None else seed
+    saved = find_checkpoint(checkpoint, checkpoint_every, resume)
+    if seed is None:
+        seed = secrets.randbits(63) if saved is None else saved.seed
     size = 32 if batch_size is None else batch_size
     order = _order(seed) if shuffle else None
     rows, held = None, None
@@ -173,22 +191,48 @@ def fit(
     names = [key for prefix in ("", "val_")[: 1 + (validation is not None)] for key in how.names(prefix)]
     params = {"epochs": epochs, "steps": feed.steps, "verbose": level, "metrics": names}
     calls = Calls(callbacks, model, params)
-    _prepare(network, how, train, seed)
-    for part in checked:
-        loop.check(network, how, part)
+    settings = {**counts, "batch_size": size, "seed": int(seed), "shuffle": bool(shuffle), "first epoch": initial_epoch}
+    settings |= {"data": feed.describe(), "validation_data": None if val_feed is None else val_feed.describe()}
+    with _unbuilt_on_error(network):
+        _prepare(network, how, train, seed)
+        for part in checked:
+            loop.check(network, how, part)
+        run = Run(network, how, calls.calls, settings, epoch=initial_epoch)
+        if saved is not None:
+            run.go_on(saved)
     calls("on_train_begin")
-    history, model.stop_training = History(), False
+    if saved is not None:
+        run.go_on_callbacks(saved)
+        for number in range(initial_epoch, run.epoch):
+            feed.drop(number)
+            if val_feed is not None and (number + 1) % validation_freq == 0:
+                val_feed.drop(number)
+    elif checkpoint is not None:
+        run.save(checkpoint)
+    saved = None  # unmaps the file, which is to be replaced
+    history, model.stop_training = run.history, run.stopped
     logs: dict[str, float] = {}
+
+    def before(batch: int) -> None:
+        if checkpoint is not None and checkpoint_every and batch > run.batch and batch % checkpoint_every == 0:
+            run.batch = batch
+            run.save(checkpoint)
+        calls("on_train_batch_begin", batch)
+
     try:
-        for number in range(initial_epoch, epochs):
-            batches = feed.epoch(number)
+        for number in range(run.epoch, epochs):
+            if model.stop_training:
+                break
+            run.epoch, start = number, run.batch
+            batches = feed.epoch(number, start)
             first = next(batches, None)
             if first is None:
                 warnings.warn(f"epoch {number}: x ran out of data; training ends", stacklevel=3)
                 break
-            calls("on_epoch_begin", number)
+            if not start:
+                calls("on_epoch_begin", number)
             began = time.monotonic()
-            with Bar(level, feed.steps, f"Epoch {number + 1}/{epochs}") as bar:
+            with Bar(level, feed.steps, f"Epoch {number + 1}/{epochs}", start) as bar:
                 logs = loop.epoch(
                     network,
                     how,
@@ -196,7 +240,9 @@ def fit(
                     seed=seed,
                     number=number,
                     num_threads=num_threads,
-                    before=partial(calls, "on_train_batch_begin"),
+                    start=start,
+                    meter=run.meter,
+                    before=before,
                     after=partial(_after, calls, "train", bar),
                 )
             if val_feed is not None and (number + 1) % validation_freq == 0:
@@ -208,8 +254,9 @@ def fit(
                 print(f"Epoch {number + 1}/{epochs}: {line(logs)} ({time.monotonic() - began:.3g} s)")
             calls("on_epoch_end", number, logs)
             history.add(number, logs)
-            if model.stop_training:
-                break
+            run.epoch, run.batch, run.meter, run.stopped = number + 1, 0, Meter(how), bool(model.stop_training)
+            if checkpoint is not None:
+                run.save(checkpoint)
     finally:
         calls("on_train_end", logs)
     return history
@@ -334,6 +381,18 @@ def _prepare(network: _Network, how: Compiled, data: Source | Batch, seed: int) 
         with initial_weights_from(seed), without_states(network.paths()):
             network.score([v[:1] for v in batch.x], [None if m is None else m[:1] for m in batch.masks], None)
     loop.own_weights(network, how)
+
+
+@contextmanager
+def _unbuilt_on_error(network: _Network) -> Iterator[None]:
+    """Layers that were built inside are not, if the block raises."""
+    fresh = [layer for _, layer in network.paths() if not layer.ready]
+    try:
+        yield
+    except BaseException:
+        for layer in fresh:
+            layer.ready = False
+        raise
 
 
 def _compiled(model: Model) -> Compiled:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..formats import check_suffix
 from .names import nearest
 
@@ -86,6 +88,13 @@ class Callback:
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a batch of it, with loss and metrics so far."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: numbers, strings and arrays. Those that override it override `set_state` too."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; called after `on_train_begin`."""
 
 
 class Call(Callback):
@@ -182,6 +191,12 @@ class _Monitor(Callback):
         self.best = value
         return True
 
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.best = float(state["best"])
+
 
 class EarlyStopping(_Monitor):
     """End training after ``patience`` epochs without improvement."""
@@ -218,36 +233,78 @@ class EarlyStopping(_Monitor):
         if self._weights is not None:
             self.model.set_weights(self._weights)
 
+    def state(self) -> dict[str, Any]:
+        kept = {f"weights/{i}": weight for i, weight in enumerate(self._weights or ())}
+        return {**super().state(), "waited": self._waited, "stopped_epoch": self.stopped_epoch, **kept}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state)
+        self._waited, self.stopped_epoch = int(state["waited"]), int(state["stopped_epoch"])
+        if not self.restore_best_weights or self.best == -float("inf"):
+            return
+        wanted = [weight.shape for weight in self.model.get_weights()]
+        found = [np.array(state.get(f"weights/{i}", np.nan), np.float32) for i in range(len(wanted))]
+        if [weight.shape for weight in found] != wanted:
+            raise ValueError(
+                "restore_best_weights: expected the best weights in the checkpoint, found none that fit; the run that "
+                "wrote it kept none"
+            )
+        self._weights = found
+
 
 class ModelCheckpoint(_Monitor):
-    """Save the model after each epoch, or only after the best so far. The path may hold ``{epoch}``."""
+    """Save the model after each epoch, or only after the best so far. The path may hold ``{epoch}``.
+
+    It writes models, for others to load; ``fit(checkpoint=…)`` is what keeps a run that is killed.
+    """
 
     def __init__(
         self,
         filepath: str | os.PathLike[str],
         monitor: str = "val_loss",
+        verbose: bool | int = 0,
         save_best_only: bool = False,
+        save_weights_only: bool = False,
         mode: str = "auto",
+        save_freq: str = "epoch",
+        initial_value_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode, 0.0)
-        self.filepath, self.save_best_only = os.fspath(filepath), save_best_only
+        if save_weights_only:
+            raise ValueError("save_weights_only: expected False, found True; a saved model is weights and architecture")
+        if save_freq != "epoch":
+            raise ValueError(
+                f"save_freq: expected 'epoch', found {save_freq!r}; fit(checkpoint=PATH, checkpoint_every=N) keeps a "
+                "run every N batches"
+            )
+        self.filepath, self.save_best_only, self.verbose = os.fspath(filepath), save_best_only, verbose
         self.needed = save_best_only
         check_suffix(self.filepath)
+        self.initial_value_threshold = initial_value_threshold
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        if self.initial_value_threshold is not None:
+            self.best = self._sign * self.initial_value_threshold
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if not self.save_best_only or self.improved(logs):
-            self.model.save(self.filepath.format(epoch=epoch + 1, **logs))
+            path = self.filepath.format(epoch=epoch + 1, **logs)
+            self.model.save(path)
+            if self.verbose:
+                print(f"Epoch {epoch + 1}: saved {path}")
 
 
 class CSVLogger(Callback):
-    """One row an epoch."""
+    """One row an epoch. A run that is gone on with drops the rows that came after its checkpoint."""
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
-        self._started = append
+        self._started, self._size = append, 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._started = self.append and os.path.exists(self.filename)
+        self._size = os.path.getsize(self.filename) if self._started else 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         with open(self.filename, "a" if self._started else "w", newline="", encoding="utf-8") as file:
@@ -255,7 +312,17 @@ class CSVLogger(Callback):
             if not self._started:
                 rows.writerow(["epoch", *logs])
             rows.writerow([epoch, *logs.values()])
+            self._size = file.tell()
         self._started = True
+
+    def state(self) -> dict[str, Any]:
+        return {"size": self._size}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._size = int(state["size"])
+        self._started = self._size > 0
+        if os.path.exists(self.filename) and 0 < self._size < os.path.getsize(self.filename):
+            os.truncate(self.filename, self._size)
 
 
 class LearningRateScheduler(Callback):

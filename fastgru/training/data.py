@@ -82,9 +82,19 @@ class Rows:
         at = int(len(self) * (1 - share))
         return self._part(slice(at)), self._part(slice(at, None))
 
+    def describe(self) -> dict[str, Any]:
+        """Shape and dtype of each part."""
+        return {"x": [_size(v) for v in self.x], "y": _size(self.y), "sample_weight": _size(self.weights)}
+
     def _part(self, part: slice) -> Rows:
         weights = None if self.weights is None else self.weights[part]
         return Rows([v[part] for v in self.x], self.y[part], weights, self.fill)
+
+
+def _size(values: Array | Ragged | None) -> str | None:
+    if isinstance(values, Ragged):
+        return f"{len(values)} rows of {sum(values.lengths())} steps"
+    return None if values is None else f"{values.dtype} {list(values.shape)}"
 
 
 def _taken(values: Array | Ragged, which: Array, fill: float = 0.0) -> tuple[Array, Array | None]:
@@ -98,6 +108,10 @@ class Source(Protocol):
 
     def first(self) -> Batch:
         """Rows of the first batch, at least one, to look at."""
+        ...
+
+    def describe(self) -> Any:
+        """Sizes, as plain values."""
         ...
 
     def batches(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -114,6 +128,9 @@ class Cut:
 
     def first(self) -> Batch:
         return self._rows.take(np.arange(1))
+
+    def describe(self) -> Any:
+        return self._rows.describe()
 
     def batches(self, number: int, start: int = 0) -> Iterator[Batch]:
         order = np.arange(len(self._rows)) if self._order is None else self._order(number, len(self._rows))
@@ -137,6 +154,9 @@ class Numbered:
 
     def first(self) -> Batch:
         return self._batch(self._data[0], "x, batch 0")
+
+    def describe(self) -> Any:
+        return f"{self.count} batches"
 
     def batches(self, number: int, start: int = 0) -> Iterator[Batch]:
         count = len(self._data)
@@ -165,6 +185,9 @@ class Streamed:
     def first(self) -> Batch:
         return self._batch(self._seen, "x, batch 0")
 
+    def describe(self) -> Any:
+        return "batches"
+
     def batches(self, number: int, start: int = 0) -> Iterator[Batch]:
         if self._running is None:
             running = iter(self._data)
@@ -186,6 +209,16 @@ class Feed:
         self._running: Iterator[Batch] | None = None
         #: Steps of an epoch, None where only going through it tells; for a progress bar.
         self.steps = steps or source.count or operator.length_hint(source, 0) or None
+
+    def describe(self) -> Any:
+        """What tells this data from other data, but for the numbers in it."""
+        return self.source.describe()
+
+    def drop(self, number: int) -> None:
+        """Draw an epoch's batches in vain, where only drawing them leads to those that come after."""
+        if self.source.count is None:
+            for _ in self._batches(number, 0):
+                pass
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its batch ``start`` on. Warns of fewer than asked for."""

@@ -6,7 +6,7 @@ It knows a network by what `Network` asks of it, and no Model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +67,7 @@ class Meter:
         self._compiled = compiled
         self._metrics: list[Metric] | None = None
         self._total = self._rows = 0.0
+        self._kept: Sequence[Mapping[str, Any]] = ()
 
     def add(self, loss: float, y_true: Array, y_pred: Array, mask: Array | None) -> None:
         """Add a batch. The first one says which kind of accuracy is meant."""
@@ -74,9 +75,19 @@ class Meter:
             self._metrics = [get_metric(metric, y_true, y_pred) for metric in self._compiled.metrics]
             for metric in self._metrics:
                 metric.reset_state()
+            for metric, state in zip(self._metrics, self._kept, strict=bool(self._kept)):
+                metric.set_state(state)
         self._total, self._rows = self._total + loss * len(y_true), self._rows + len(y_true)
         for metric in self._metrics:
             metric.update_state(y_true, y_pred, mask)
+
+    def state(self) -> tuple[float, float, list[dict[str, Any]]]:
+        """The loss's sum, the number of rows, and the metrics' states; none before the first batch."""
+        return self._total, self._rows, [metric.state() for metric in self._metrics or ()]
+
+    def set_state(self, total: float, rows: float, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave."""
+        self._total, self._rows, self._kept = total, rows, metrics
 
     def logs(self) -> dict[str, float]:
         """By name, the loss first."""
@@ -96,6 +107,9 @@ class History:
         self.epoch.append(epoch)
         for key, value in logs.items():
             self.history.setdefault(key, []).append(float(value))
+
+
+_ADVICE = "lower the learning rate, or clip gradients with clipnorm"
 
 
 class NotFinite(ArithmeticError):
@@ -128,7 +142,7 @@ def step(
         logits = run.logits(y_pred, kind) if kind else None
         loss, gradient = compiled.loss.value_and_gradient(batch.y, y_pred, batch.weights, mask, logits)
         if not math.isfinite(loss):
-            raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_advice(batch.x)}")
+            raise NotFinite(f"{where}loss: expected a finite number, found {loss}; {_cause(network, batch, run)}")
         back(gradient)
         _move(network, compiled.optimizer, run, where)
     except BaseException:
@@ -225,25 +239,53 @@ def epoch(
     seed: int,
     number: int,
     num_threads: int | None,
+    start: int = 0,
+    meter: Meter,
     before: Callable[[int], None] = lambda batch: None,
     after: Callable[[int, Logs], None] = lambda batch, logs: None,
 ) -> dict[str, float]:
-    """All batches once.
+    """All batches once: those of an epoch from batch ``start`` on, measured by ``meter``.
 
     ``before`` and ``after`` are called around each, ``after`` with what gives loss and metrics of those so far.
+
+    Raises
+    ------
+    NotFinite
+        As `step` does, and for weights that the last step made NaN or inf.
     """
-    meter = Meter(compiled)
-    for i, batch in enumerate(batches):
+    for i, batch in enumerate(batches, start):
         before(i)
         where = f"epoch {number}, batch {i}: "
         loss, y_pred, mask = step(network, compiled, batch, seed=seed, num_threads=num_threads, where=where)
         meter.add(loss, batch.y, y_pred, mask)
         after(i, meter.logs)
+    if culprit := _weight_not_finite(network):
+        raise NotFinite(f"epoch {number}, after its last batch: {culprit}; {_ADVICE}")
     return meter.logs()
 
 
-def _advice(x: Any) -> str:
-    arrays = x if isinstance(x, (list, tuple)) else [x]
-    if all(np.isfinite(v).all() for v in arrays if np.asarray(v).dtype.kind == "f"):
-        return "lower the learning rate, or clip gradients with clipnorm"
-    return "the batch's inputs hold NaN or inf"
+def _cause(network: Network, batch: Batch, run: TrainingStep) -> str:
+    """Where what is not finite came from: the inputs, a weight, or the first layer whose output it is; what to do."""
+    if not all(np.isfinite(v).all() for v in batch.x if v.dtype.kind == "f"):
+        return "the batch's inputs hold NaN or inf"
+    if culprit := _weight_not_finite(network):
+        return f"{culprit} since the batch before; {_ADVICE}"
+    names, found = {layer: path for path, layer in network.paths()}, []
+    again = TrainingStep(run.seed, run.number, rows=run.rows, num_threads=run.num_threads)
+
+    def watch(layer: Layer, y: Any) -> None:
+        parts = y if isinstance(y, list) else [y]
+        if not all(np.isfinite(v).all() for v in parts):
+            found.append(names.get(layer, layer.name))
+
+    again.watch = watch
+    network.train(batch.x, batch.masks, again)
+    return f"layer {found[0]!r} is the first whose output is not finite; {_ADVICE}" if found else _ADVICE
+
+
+def _weight_not_finite(network: Network) -> str:
+    for path, layer in network.paths():
+        for name, value in layer.weights.items():
+            if not np.isfinite(value).all():
+                return f"layer {path!r}: {name!r} is not finite"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,25 @@ class Metric(ABC):
             weights = spread("sample_weight", np.asarray(sample_weight, np.float64), values.shape)
         self._total += float((values * weights).sum())
         self._weight += float(weights.sum())
+
+    def state(self) -> dict[str, Any]:
+        """All numbers and arrays that the metric holds: its sums among them."""
+        return {key: v for key, v in vars(self).items() if isinstance(v, (int, float, np.generic, np.ndarray))}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises
+        ------
+        ValueError
+            For the state of another metric.
+        """
+        own = self.state()
+        if set(state) != set(own) or any(np.shape(state[key]) != np.shape(value) for key, value in own.items()):
+            raise ValueError(f"metric {self.name!r}: expected a state of {sorted(own)}, found {sorted(state)[:20]}")
+        for key, value in own.items():
+            kept = np.array(state[key], value.dtype) if isinstance(value, np.ndarray) else type(value)(state[key])
+            setattr(self, key, kept)
 
     def result(self) -> float:
         """The mean so far; 0 before the first batch."""

@@ -28,16 +28,16 @@ def check_verbose(verbose: Any) -> int:
 class Bar:
     """A bar with loss, metrics and the time left, on stderr; nothing unless ``verbose`` is 1.
 
-    ``total`` steps, None where they are not known. It goes away when its work is done.
+    ``total`` steps, None where they are not known, of which ``done`` are done. It goes away when its work is.
     """
 
-    def __init__(self, verbose: int, total: int | None, title: str) -> None:
+    def __init__(self, verbose: int, total: int | None, title: str, done: int = 0) -> None:
         self._bar: Any = None
         self._next = 0.0
         if verbose == 1:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=title, unit="batch", leave=False, mininterval=_PAUSE)
+            self._bar = tqdm(total=total, initial=done, desc=title, unit="batch", leave=False, mininterval=_PAUSE)
 
     def step(self, logs: Callable[[], Mapping[str, float]]) -> None:
         """One step more. ``logs`` is asked some times a second only: metrics cost time."""
