@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -171,6 +172,43 @@ def test_states_of_stateful_layers(tmp_path: Path) -> None:
     found = run.outcome(two, two.fit(x, y, **options, resume=True))
     assert run.different(found, expected) == []
     np.testing.assert_array_equal(one.layers[0].states[0], two.layers[0].states[0])
+
+
+@pytest.mark.parametrize("kind", ["generator", "iterable", "numbered", "generator, validated by another"])
+@pytest.mark.parametrize("kill", [("batch", 8, 2), ("begin", 2, None)], ids=["in an epoch", "before an epoch"])
+def test_batches_are_drawn_again(tmp_path: Path, kind: str, kill: tuple[str, int, int | None]) -> None:
+    """What gives batches is given anew; batches that were trained on are drawn and dropped, or not asked for."""
+    x, y, weights = run.data()
+    parts = [(x[i : i + 6], y[i : i + 6], weights[i : i + 6]) for i in range(0, 60, 6)]
+
+    class Numbered:
+        def __len__(self) -> int:
+            return len(parts)
+
+        def __getitem__(self, i: int) -> Any:
+            return parts[i]
+
+    class Iterable:  # another order each time
+        def __init__(self) -> None:
+            self._random = random.Random(0)
+
+        def __iter__(self) -> Any:
+            return iter(self._random.sample(parts, 10))
+
+    def options() -> dict[str, Any]:
+        made = {"numbered": Numbered, "iterable": Iterable}.get(kind, lambda: itertools.cycle(parts))()
+        found = {"x": made, "epochs": 4, "verbose": 0, "num_threads": 1}
+        steps = {"steps_per_epoch": 5} if kind != "iterable" else {}
+        if "validated" in kind:
+            steps |= {"validation_data": itertools.cycle(parts), "validation_steps": 3, "validation_freq": 2}
+        return found | steps
+
+    one, two = run.model(run.adam()), run.model(run.adam())
+    expected = run.outcome(one, one.fit(**options(), seed=5))
+    kept = {"checkpoint": tmp_path / "run", "checkpoint_every": kill[2], "resume": True}
+    with pytest.raises(run.Killed):
+        run.model(run.adam()).fit(**options(), **kept, seed=5, callbacks=[run.Kill(*kill[:2])])
+    assert run.different(run.outcome(two, two.fit(**options(), **kept)), expected) == []
 
 
 def test_a_log_has_each_epoch_once(tmp_path: Path) -> None:

@@ -214,10 +214,10 @@ class Feed:
         """What tells this data from other data, but for the numbers in it."""
         return self.source.describe()
 
-    def drop(self, number: int) -> None:
-        """Draw an epoch's batches in vain, where only drawing them leads to those that come after."""
+    def drop(self, batches: Iterator[Batch]) -> None:
+        """Draw the batches of an epoch in vain, where only drawing them leads to those that come after."""
         if self.source.count is None:
-            for _ in self._batches(number, 0):
+            for _ in batches:
                 pass
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
