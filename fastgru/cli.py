@@ -1,4 +1,4 @@
-"""``fastgru info | convert | score | demo``: the command line."""
+"""``fastgru info | convert | score | train | evaluate | diff | demo``: the command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 import fastgru
 
 from . import demo, formats, loading, nn, tables
@@ -21,6 +19,7 @@ from .formats import FormatError, ModelFile
 from .layers.base import Array, Shape
 from .models import Model
 from .models.onnx import OnnxModel
+from .runs import command as runs_command
 
 _ROWS = 1024
 
@@ -53,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         print(f"fastgru: {error.filename}: {what}" if error.filename else f"fastgru: {error}", file=sys.stderr)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         print(f"fastgru: {error}", file=sys.stderr)
     return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastgru", description="Score trained GRUs on any CPU.")
+    parser = argparse.ArgumentParser(prog="fastgru", description="Score and train GRUs on any CPU.")
     parser.add_argument("--version", action="version", version=f"fastgru {fastgru.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -86,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--batch-size", type=_positive, default=_ROWS, help="rows at a time")
     score.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
     score.set_defaults(run=_score)
+
+    runs_command.add_parsers(commands)
 
     compared = commands.add_parser("diff", help="compare two model files: tensors, outputs, and why they differ")
     compared.add_argument("a", metavar="A")
@@ -228,7 +229,7 @@ def _score_model(model: Model, arguments: argparse.Namespace) -> int:
     def run(chunk: dict[str, Array]) -> dict[str, Array]:
         x = [chunk[name] for name in names]
         if isinstance(table, tables.CsvReader):
-            x = [_unflatten(x[0], model, arguments.input)]
+            x = [tables.unflatten(x[0], model.inputs[0].shape, arguments.input)]
         padding: dict[str, Any] = {name: chunk[name] for name in extra}
         y = model.predict(x[0] if len(x) == 1 else x, num_threads=arguments.num_threads, **padding)
         return y if isinstance(y, dict) else dict(zip(keys, _listed(y), strict=True))
@@ -244,7 +245,11 @@ def _score_graph(model: OnnxModel, table: tables.Reader, names: list[str], argum
         x = [table.array(name) for name in names]
     else:
         x = [next(table.chunks(max(1, table.rows)))[""]]
-        x = [_unflatten(x[0], model, arguments.input)] if isinstance(table, tables.CsvReader) else x
+        x = (
+            [tables.unflatten(x[0], model.inputs[0].shape, arguments.input)]
+            if isinstance(table, tables.CsvReader)
+            else x
+        )
     with _about(arguments.input):
         outputs = _listed(model.predict(x, num_threads=arguments.num_threads))
     keys = _distinct(model.output_names)
@@ -311,20 +316,6 @@ def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str]
         return rest, extra
     wanted = f"the input {ends[0]!r}, or a single array" if len(ends) == 1 else f"the inputs {ends}"
     raise FormatError(f"{path}: expected an .npz file with {wanted}, found {names}")
-
-
-def _unflatten(x: Array, model: Model, path: str) -> Array:
-    """A line of numbers as the input's (T, I): the features of one step stand side by side."""
-    shape = model.inputs[0].shape
-    if shape is None or len(shape) < 2:
-        return x
-    known = int(np.prod([n for n in shape if n is not None]))
-    free = sum(n is None for n in shape)
-    width = x.shape[1]
-    if free > 1 or known == 0 or width % known or (not free and width != known):
-        sizes = " · ".join("T" if n is None else str(n) for n in shape)
-        raise FormatError(f"{path}: expected lines of {sizes} numbers, found {width}")
-    return x.reshape(x.shape[0], *(width // known if n is None else n for n in shape))
 
 
 def _score_gru(gru: nn.GRU | nn.GRUCell, arguments: argparse.Namespace) -> int:

@@ -131,14 +131,16 @@ class NpzReader:
 class CsvReader:
     """One row of numbers per line, separated by commas; a first line without any number is a title and left out."""
 
-    def __init__(self, path: FilePath) -> None:
+    def __init__(self, path: FilePath, separator: str = ",") -> None:
         self._path = os.fspath(path)
+        self._separator = separator
         self.names = ("",)
         lines = self._lines()
         first = next(lines, (0, []))[1]
         if not first:
             raise FormatError(f"{self._path}: expected rows of numbers, found an empty file")
         self._titled = not any(_is_number(cell) for cell in first)
+        self.title = tuple(first) if self._titled else ()
         self._columns = len(first)
         self.rows = sum(1 for _ in lines) + (not self._titled)
         if not self.rows:
@@ -162,7 +164,7 @@ class CsvReader:
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """The lines that hold something, with their numbers."""
         with open(self._path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, delimiter=self._separator)
             try:
                 for line in lines:
                     if line:
@@ -323,6 +325,19 @@ def _header(file: Any, where: str) -> tuple[Shape, bool, np.dtype[Any]]:
     if dtype.kind not in "fiub":
         raise FormatError(f"{where}: expected numbers, found {dtype}")
     return shape, fortran, dtype
+
+
+def unflatten(x: Array, shape: tuple[int | None, ...] | None, path: FilePath) -> Array:
+    """A line of numbers as an input's (T, I): the features of one step stand side by side."""
+    if shape is None or len(shape) < 2:
+        return x
+    known = int(np.prod([n for n in shape if n is not None]))
+    free = sum(n is None for n in shape)
+    width = x.shape[1]
+    if free > 1 or known == 0 or width % known or (not free and width != known):
+        sizes = " · ".join("T" if n is None else str(n) for n in shape)
+        raise FormatError(f"{os.fspath(path)}: expected lines of {sizes} numbers, found {width}")
+    return x.reshape(x.shape[0], *(width // known if n is None else n for n in shape))
 
 
 def _starts(rows: int, step: int) -> range:

@@ -109,7 +109,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 
 def version_of(framework: str) -> str:
-    for name in (framework, f"{framework}-cpu"):
+    for name in (framework, f"{framework}-cpu", framework.replace("sk", "scikit-")):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -28,7 +28,7 @@ ROWS = (
     ("recommend",),
     ("integrations",),
     ("demo", "tables"),
-    ("convert",),
+    ("convert", "runs"),
     ("cli",),
     ("__main__",),
 )
@@ -45,7 +45,9 @@ LAZY = {
     "tqdm": {"models", "cli", "tables", "training", "recommend"},
     "keras": {"convert", "demo", "integrations"},
     "onnxruntime": {"convert"},
+    "matplotlib": {"training"},
     "tf_keras": {"convert"},
+    "tomli": {"runs"},
     "torch": {"convert", "demo", "integrations"},
 }
 

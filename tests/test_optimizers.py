@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers_parity import framework
 
+from fastgru import Sequential, layers
 from fastgru.layers import SparseRows
 from fastgru.training import optimizers, schedules
 
@@ -25,6 +26,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "clipnorm": ("SGD", {"clipnorm": 0.5}),
     "global_clipnorm": ("Adam", {"global_clipnorm": 0.5}),
     "clipvalue": ("SGD", {"clipvalue": 0.1}),
+    "adam clipnorm": ("Adam", {"clipnorm": 0.5, "weight_decay": 0.01}),
+    "adagrad global_clipnorm": ("Adagrad", {"global_clipnorm": 0.5, "weight_decay": 0.01}),
+    "rmsprop clipvalue": ("RMSprop", {"clipvalue": 0.1, "weight_decay": 0.01}),
+    "momentum decay": ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05, "global_clipnorm": 1.0}),
+    "adamw clipnorm": ("AdamW", {"weight_decay": 0.1, "clipnorm": 0.3}),
 }
 SHAPES = {"table": (9, 4), "kernel": (4, 6), "bias": (6,)}
 
@@ -63,6 +69,31 @@ def test_weights_of_keras(case: str) -> None:
         mine.apply(sparse(gradients), weights)
     for variable, found in zip(variables, weights.values(), strict=True):
         np.testing.assert_allclose(found, np.asarray(variable), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parity("keras")
+@pytest.mark.parametrize("case", CASES)
+def test_an_embedding_of_keras(case: str) -> None:
+    """Keras' own sparse gradients (IndexedSlices on TensorFlow), of ids that a batch holds once."""
+    keras = framework("keras")
+    name, options = CASES[case]
+    rng = np.random.default_rng(4)
+    ids = np.stack([rng.permutation(8)[:6].reshape(2, 3) for _ in range(5)])  # row 8 never
+    y = rng.normal(size=(5, 2, 2)).astype(np.float32)
+    theirs, mine = (
+        sequential([a.Embedding(9, 4), a.Flatten(), a.Dense(2)])
+        for sequential, a in ((keras.Sequential, keras.layers), (Sequential, layers))
+    )
+    theirs.compile(getattr(keras.optimizers, name)(**options), "mse")
+    mine.compile(ours(case), "mse")
+    mine.predict(ids[0])
+    theirs.predict(ids[0], verbose=0)
+    mine.set_weights(theirs.get_weights())
+    for x, labels in zip(ids, y, strict=True):
+        theirs.train_on_batch(x, labels)
+        mine.train_on_batch(x, labels)
+    for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -72,7 +72,11 @@ def compiled(
         raise TypeError(f"metrics: expected a list, found {metrics!r}")
     from ..training.metrics import check
 
-    return Compiled(losses.get(loss), optimizers.get(optimizer), [check(metric) for metric in metrics])
+    metrics = [check(metric) for metric in metrics]
+    names = [metric if isinstance(metric, str) else metric.name for metric in metrics]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"metrics: expected names that differ, found {twice[0]!r} twice; give one of them a name=")
+    return Compiled(losses.get(loss), optimizers.get(optimizer), metrics)
 
 
 def fit(

@@ -6,6 +6,7 @@ It knows a network by what `Network` asks of it, and no Model.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -92,7 +93,10 @@ class Meter:
     def logs(self) -> dict[str, float]:
         """By name, the loss first."""
         loss = self._total / self._rows if self._rows else 0.0
-        return {"loss": loss, **{metric.name: metric.result() for metric in self._metrics or ()}}
+        logs = {"loss": loss}
+        for metric in self._metrics or ():
+            logs |= metric.results()
+        return logs
 
 
 @dataclass
@@ -107,6 +111,12 @@ class History:
         self.epoch.append(epoch)
         for key, value in logs.items():
             self.history.setdefault(key, []).append(float(value))
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw it, and write the file if there is a path: see `plot.history`."""
+        from . import plot
+
+        return plot.history(self, path)
 
 
 _ADVICE = "lower the learning rate, or clip gradients with clipnorm"

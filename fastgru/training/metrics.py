@@ -1,70 +1,35 @@
-"""Metrics as in Keras 3: sums over batches, and what they come to."""
+"""Metrics as in Keras 3: accuracies, means of losses, and all metrics by name."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..layers.base import Array
-from .losses import Loss, MeanAbsoluteError, MeanSquaredError, spread
+from .confusion import AUC, F1Score, Precision, Recall
+from .losses import Loss, MeanAbsoluteError, MeanSquaredError
+from .metric import MeanMetric, Metric
 from .names import find
 
-
-class Metric(ABC):
-    """The weighted mean over all samples of a value for each.
-
-    Labels and predictions as the losses take them; ``sample_weight`` (N,) or of the values' shape.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.reset_state()
-
-    def reset_state(self) -> None:
-        """Forget all batches."""
-        self._total = self._weight = 0.0
-
-    def update_state(self, y_true: Any, y_pred: Array, sample_weight: Any = None) -> None:
-        """Add one batch."""
-        values = self.values(np.asarray(y_true), np.asarray(y_pred, np.float32)).astype(np.float64)
-        weights = np.ones(values.shape)
-        if sample_weight is not None:
-            weights = spread("sample_weight", np.asarray(sample_weight, np.float64), values.shape)
-        self._total += float((values * weights).sum())
-        self._weight += float(weights.sum())
-
-    def state(self) -> dict[str, Any]:
-        """All numbers and arrays that the metric holds: its sums among them."""
-        return {key: v for key, v in vars(self).items() if isinstance(v, (int, float, np.generic, np.ndarray))}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave.
-
-        Raises
-        ------
-        ValueError
-            For the state of another metric.
-        """
-        own = self.state()
-        if set(state) != set(own) or any(np.shape(state[key]) != np.shape(value) for key, value in own.items()):
-            raise ValueError(f"metric {self.name!r}: expected a state of {sorted(own)}, found {sorted(state)[:20]}")
-        for key, value in own.items():
-            kept = np.array(state[key], value.dtype) if isinstance(value, np.ndarray) else type(value)(state[key])
-            setattr(self, key, kept)
-
-    def result(self) -> float:
-        """The mean so far; 0 before the first batch."""
-        return self._total / self._weight if self._weight else 0.0
-
-    @abstractmethod
-    def values(self, y_true: Array, y_pred: Array) -> Array:
-        """A number for each sample, or for each step."""
+__all__ = [
+    "AUC",
+    "BinaryAccuracy",
+    "CategoricalAccuracy",
+    "F1Score",
+    "LossMetric",
+    "Metric",
+    "Precision",
+    "Recall",
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "TopKCategoricalAccuracy",
+    "check",
+    "get",
+]
 
 
-class SparseCategoricalAccuracy(Metric):
+class SparseCategoricalAccuracy(MeanMetric):
     """How often the class has the largest prediction."""
 
     def __init__(self, name: str = "sparse_categorical_accuracy") -> None:
@@ -74,7 +39,7 @@ class SparseCategoricalAccuracy(Metric):
         return np.asarray(_classes(y_true, y_pred) == y_pred.argmax(-1))
 
 
-class CategoricalAccuracy(Metric):
+class CategoricalAccuracy(MeanMetric):
     """How often labels and predictions have their largest number in the same place."""
 
     def __init__(self, name: str = "categorical_accuracy") -> None:
@@ -84,7 +49,7 @@ class CategoricalAccuracy(Metric):
         return np.asarray(y_true.argmax(-1) == y_pred.argmax(-1))
 
 
-class BinaryAccuracy(Metric):
+class BinaryAccuracy(MeanMetric):
     """How often predictions beyond ``threshold`` agree with labels of 1, the mean over the last axis."""
 
     def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
@@ -96,7 +61,7 @@ class BinaryAccuracy(Metric):
         return np.asarray((labels == (y_pred > self.threshold)).mean(-1))
 
 
-class SparseTopKCategoricalAccuracy(Metric):
+class SparseTopKCategoricalAccuracy(MeanMetric):
     """How often fewer than ``k`` predictions are above that of the class."""
 
     def __init__(self, k: int = 5, name: str = "sparse_top_k_categorical_accuracy") -> None:
@@ -118,7 +83,7 @@ class TopKCategoricalAccuracy(SparseTopKCategoricalAccuracy):
         return super().values(y_true.argmax(-1), y_pred)
 
 
-class LossMetric(Metric):
+class LossMetric(MeanMetric):
     """The mean of a loss's values."""
 
     def __init__(self, loss: Loss, name: str = "") -> None:
@@ -139,7 +104,13 @@ METRICS: dict[str, Any] = {
     "mean_absolute_error": lambda: LossMetric(MeanAbsoluteError()),
     "mse": lambda: LossMetric(MeanSquaredError(), "mse"),
     "mean_squared_error": lambda: LossMetric(MeanSquaredError()),
+    "precision": Precision,
+    "recall": Recall,
+    "f1_score": F1Score,
+    "auc": AUC,
 }
+#: By name only: the average is in the name, "f1" is the macro one. One column is a probability, not classes.
+_F1 = {"f1": "macro", "f1_micro": "micro", "f1_macro": "macro", "f1_weighted": "weighted"}
 
 
 def get(metric: str | Metric, y_true: Array, y_pred: Array) -> Metric:
@@ -161,7 +132,9 @@ def get(metric: str | Metric, y_true: Array, y_pred: Array) -> Metric:
         elif y_true.shape == y_pred.shape:
             kind = CategoricalAccuracy
         return kind(name=metric)  # type: ignore[no-any-return]
-    found: Metric = find("metric", metric, {**METRICS, "accuracy": None})()
+    if metric in _F1:
+        return F1Score(_F1[metric], 0.5 if y_pred.shape[-1] == 1 else None, name=metric)
+    found: Metric = find("metric", metric, {**METRICS, **dict.fromkeys(["accuracy", *_F1])})()
     return found
 
 
