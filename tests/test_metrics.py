@@ -172,7 +172,11 @@ def test_evaluate_of_keras_with_a_mask() -> None:
         sequential([a.Embedding(9, 4, mask_zero=True), a.GRU(6, return_sequences=True), a.Dense(1, "sigmoid")])
         for sequential, a in ((keras.Sequential, keras.layers), (Sequential, layers))
     )
-    theirs.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.AUC(), keras.metrics.Precision(), "mae"])
+    theirs.compile(
+        "sgd",
+        "binary_crossentropy",
+        metrics=[keras.metrics.AUC(name="auc"), keras.metrics.Precision(name="precision"), "mae"],
+    )
     mine.compile("sgd", "binary_crossentropy", metrics=[metrics.AUC(), metrics.Precision(), "mae"])
     mine.predict(ids[:1])
     theirs.predict(ids[:1], verbose=0)
