@@ -1,7 +1,7 @@
 """Train a GRU to tell three kinds of noisy ramps apart, fine-tune it, and save it.
 
-``python examples/train.py FOLDER`` only writes the same data as FOLDER/train.csv and FOLDER/test.csv: ``examples/ramps``
-for examples/train.toml.
+``python examples/train.py FOLDER`` only writes the same data as FOLDER/train.csv and FOLDER/test.csv:
+``examples/ramps`` for examples/train.toml.
 """
 
 from __future__ import annotations

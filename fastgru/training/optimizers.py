@@ -1,8 +1,8 @@
 """Optimisers as in Keras 3: gradients into weights, in place, one step at a time.
 
 A gradient that is `SparseRows` moves a table as the whole gradient would, rows of zeros included: SGD and Adagrad leave
-those alone, and read only the others; momentum, RMSprop and Adam move every row, as Keras does. An id that a batch holds
-twice has one gradient, the sum of both; Keras on TensorFlow squares them apart, in slots and in norms to clip.
+those alone, and read only the others; momentum, RMSprop and Adam move every row, as Keras does. An id that a batch
+holds twice has one gradient, the sum of both; Keras on TensorFlow squares them apart, in slots and in norms to clip.
 (Source: keras/src/optimizers of Keras 3; slots and weights are float32.)
 """
 
