@@ -27,6 +27,12 @@ def test_every_measure_has_an_axis_and_both_lines() -> None:
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
+def test_validation_after_some_epochs_only() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'fastgru[plot]'")
+    history = History([0, 1, 2, 3, 4], {"loss": [5.0, 4.0, 3.0, 2.0, 1.0], "val_loss": [4.5, 2.5]})
+    assert list(history.plot().axes[0].get_lines()[1].get_xdata()) == [2, 4]
+
+
 @pytest.mark.parametrize(("suffix", "begins"), [("svg", b"<?xml"), ("PNG", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_a_file(tmp_path: Path, suffix: str, begins: bytes) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'fastgru[plot]'")

@@ -4,6 +4,7 @@ number is wrong."""
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import fastgru
 from fastgru import Sequential, cli, layers
+from fastgru.runs import command, config
 from fastgru.training import optimizers
 
 if sys.version_info < (3, 11):
@@ -192,6 +194,72 @@ def test_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'fastgru[plot]'")
     assert train(folder, "--plot", str(folder / "out.svg")) == 0
     assert (folder / "out.svg").read_text().startswith("<?xml")
+
+
+def test_resume(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that ends in its second epoch goes on as if it had not."""
+    assert train(folder, "--resume") == 1
+    assert "--resume goes on from a checkpoint; expected checkpoint = FILE" in capsys.readouterr().err
+    change(folder, ("epochs = 3", 'epochs = 3\ncheckpoint = "run.checkpoint"\ncheckpoint_every = 1'))
+    kept = optimizers.Adam.apply
+
+    def killed(self: Any, *arguments: Any) -> None:
+        if self.iterations == 6:  # of 4 an epoch
+            raise KeyboardInterrupt
+        kept(self, *arguments)
+
+    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+        until.setattr(optimizers.Adam, "apply", killed)
+        train(folder)
+    assert not (folder / "model.safetensors").exists()
+    assert train(folder) == 1
+    assert (
+        "run.checkpoint: checkpoint: the file is there already; go on from it with --resume" in capsys.readouterr().err
+    )
+    assert train(folder, "--resume") == 0
+    for a, b in zip(fastgru.load(folder / "model.safetensors").get_weights(), by_hand()[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "  3  " in capsys.readouterr().out
+
+
+def test_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = Path(__file__).parent.parent / "examples"
+    if not examples.is_dir():
+        pytest.skip("the examples do not lie beside these tests")
+    (tmp_path / "run.toml").write_text((examples / "train.toml").read_text())
+    runpy.run_path(str(examples / "train.py"))["write"](tmp_path / "ramps")
+    assert train(tmp_path, "--quiet") == 0
+    found = re.search(r"test: loss [\d.]+, accuracy ([\d.]+)", capsys.readouterr().out)
+    assert found and float(found[1]) > 0.9
+
+
+def test_what_the_page_and_the_help_show_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "training.md"
+    if not page.is_file():
+        pytest.skip("docs/ does not lie beside these tests")
+    shown = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    shown.append(re.findall(r"^  output.*?^  \]$", command._TRAIN, re.DOTALL | re.MULTILINE)[0])
+    for text in shown:
+        (tmp_path / "run.toml").write_text(text)
+        assert len(config.read(str(tmp_path / "run.toml")).layers) == 3
+
+
+def test_a_keras_model_and_ids_that_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golden = Path(__file__).parent / "golden" / "keras_text_gru.keras"
+    ids = np.random.default_rng(0).integers(1, 20, (32, 12))
+    np.savez(tmp_path / "d.npz", tokens=ids, label=np.zeros((32, 4), np.float32))
+    (tmp_path / "run.toml").write_text(
+        f"output = 'm.safetensors'\nepochs = 1\nloss = 'mse'\nmodel.load = '{golden}'\n"
+        "data = {train = 'd.npz', x = 'tokens', y = 'label', validation = 'd.npz'}\n"
+    )
+    assert train(tmp_path) == 0
+    assert "validation: loss " in capsys.readouterr().out
+    (tmp_path / "m.safetensors").unlink()
+    ids[20, 3] = 100000
+    np.savez(tmp_path / "d.npz", tokens=ids, label=np.zeros((32, 4), np.float32))
+    assert train(tmp_path) == 1
+    assert re.search(r"d.npz: x: expected ids 0 … \d+, found 1 … 100000", capsys.readouterr().err)
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 BAD: dict[str, tuple[tuple[str, str], str]] = {

@@ -32,8 +32,11 @@ step. Paths are those from the folder of CONFIG. A small one:
   train = "train.csv"                 # named columns: y, and all others are x; or .npz with x and y
   validation_split = 0.2
   [model]                             # or load = "model.keras" to go on with a trained one
-  layers = [{class = "Input", shape = [8, 2]}, {class = "GRU", units = 16}, {class = "Dense", units = 3,
-            activation = "softmax"}]
+  layers = [
+    {class = "Input", shape = [8, 2]},
+    {class = "GRU", units = 16},
+    {class = "Dense", units = 3, activation = "softmax"},
+  ]
 
 docs/training.md has all keys.
 """

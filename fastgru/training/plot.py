@@ -57,8 +57,9 @@ def history(history: Any, path: str | os.PathLike[str] | None = None) -> Any:
     marker = "o" if len(epochs) == 1 else ""
     for axes, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
         axes.plot(epochs, logs[name], marker=marker, label=name)
-        if f"val_{name}" in logs:
-            axes.plot(epochs, logs[f"val_{name}"], "--", marker=marker, label=f"val_{name}")
+        if seen := logs.get(f"val_{name}"):
+            every = len(epochs) // len(seen)  # validation_freq
+            axes.plot(epochs[every - 1 :: every][: len(seen)], seen, "--", marker=marker, label=f"val_{name}")
         axes.set_ylabel(name)
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
