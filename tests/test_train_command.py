@@ -102,7 +102,7 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_as_fit(folder: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    change(folder, ('"train.npz"', FILES[kind][0]), ('"test.npz"', FILES[kind][1]))
+    change(folder, ('"train.npz"', FILES[kind][0]), ('"test.npz"', FILES[kind][1]), ("[6, 2]", "[-1, 2]"))
     assert train(folder) == 0
     model, history = by_hand()
     saved = fastgru.load(folder / "model.safetensors")
@@ -272,6 +272,11 @@ BAD: dict[str, tuple[tuple[str, str], str]] = {
     "layer near": (('"GRU"', '"GRUU"'), "found 'GRUU'; did you mean 'GRU'?"),
     "argument": (("units = 5", "unit = 5"), "(GRU): unknown key 'unit'; did you mean 'units'?"),
     "value": (('activation = "softmax"', 'activation = "sofmax"'), "model.layers[2] (Dense): "),
+    "type": (("units = 5", 'units = "5"'), "model.layers[1].layer.units (GRU): expected int, found '5'"),
+    "size": (("units = 5", "units = -5"), "model.layers[1].layer.units (GRU): expected at least 1, found -5"),
+    "list": (("shape = [6, 2]", 'shape = ["6"]'), "model.layers[0].shape (Input): expected Sequence[int]"),
+    "inner": (('layer = {class = "GRU", units = 5}', "layer = 5"), "layer (Bidirectional): expected RNN, found 5"),
+    "rate": (("0.01", '"a"'), "optimizer.learning_rate (Adam): expected float | Callable[[int], float], found 'a'"),
     "optimizer": (('"Adam"', '"Adm"'), "optimizer.class: expected one of"),
     "clip": (("clipnorm", "clip_norm"), "optimizer (Adam): unknown key 'clip_norm'; did you mean 'clipnorm'?"),
     "loss": (("sparse_cat", "spars_cat"), "did you mean 'sparse_categorical_crossentropy'"),

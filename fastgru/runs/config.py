@@ -6,10 +6,11 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .. import layers
 from ..formats import FormatError
@@ -35,6 +36,7 @@ SCHEDULES = {
 CALLBACKS = {kind.__name__: kind for kind in (callbacks.CSVLogger, callbacks.EarlyStopping, callbacks.ModelCheckpoint)}
 #: Arguments that are files of the run, named from the folder of the config.
 _PATHS = ("filepath", "filename")
+_SIZES = ("units", "input_dim", "output_dim")
 
 
 @dataclass
@@ -187,8 +189,16 @@ def _built(where: str, value: Any, kinds: Mapping[str, type]) -> Any:
             f"{where}.class: expected one of {', '.join(sorted(kinds))}, found {name!r}{_near(name, kinds)}"
         )
     kind, frozen = kinds[name], table.pop("trainable", True) is False and issubclass(kinds[name], Layer)
-    _known(f"{where} ({name})", table, _arguments(kind))
+    if kind is layers.Input and isinstance(shape := table.get("shape"), list):
+        table["shape"] = [None if n == -1 else n for n in shape]  # TOML has no None
+    hints = _arguments(kind)
+    _known(f"{where} ({name})", table, hints)
     arguments = {key: _argument(f"{where}.{key}", v) for key, v in table.items()}
+    for key, argument in arguments.items():
+        if not _fits(argument, hints[key]):
+            raise ValueError(f"{where}.{key} ({name}): expected {_hint(hints[key])}, found {table[key]!r}")
+        if key in _SIZES and argument < 1:
+            raise ValueError(f"{where}.{key} ({name}): expected at least 1, found {argument}")
     try:
         made = kind(**arguments)
     except (ValueError, TypeError) as error:
@@ -205,19 +215,41 @@ def _argument(where: str, value: Any) -> Any:
     return [_argument(f"{where}[{i}]", v) for i, v in enumerate(value)] if isinstance(value, list) else value
 
 
-def _arguments(kind: type) -> list[str]:
-    """Names that the constructor takes, those that it hands on to its bases included."""
-    found: list[str] = []
+def _arguments(kind: type) -> dict[str, Any]:
+    """Names that the constructor takes, those that it hands on to its bases included, and what each may be."""
+    found: dict[str, Any] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base) or base is object:
             continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        found += [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
-        ]
+        start = vars(base)["__init__"]
+        parameters, hints = inspect.signature(start).parameters.values(), get_type_hints(start)
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self":
+                found.setdefault(p.name, hints.get(p.name, Any))
+        found.pop("dialect", None)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return [*dict.fromkeys(found)]
+    return found
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether TOML's value may stand where a parameter has this type; types that TOML does not have are not judged."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = [kind for kind in kinds if kind in (bool, int, float, str)]
+    if value is None:
+        return type(None) in kinds
+    if isinstance(value, (bool, int, float, str)):
+        return type(value) in plain or (type(value) is int and float in plain) or Any in kinds
+    if isinstance(value, list):
+        parts = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
+        return Any in kinds or any(all(_fits(v, part) for v in value) for part in parts)
+    return any(kind is Any or not isinstance(kind, type) or isinstance(value, kind) for kind in kinds)
+
+
+def _hint(hint: Any) -> str:
+    if isinstance(hint, type):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "").replace(" | None", "")
 
 
 def _from_folder(folder: Path, value: Any) -> Any:
