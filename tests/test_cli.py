@@ -113,8 +113,8 @@ class TestConvert:
             model.set_weights([w + 1 for w in weights])
             original(model, path)
 
-        original = Model.save
-        monkeypatch.setattr(Model, "save", save)
+        original = Model.write
+        monkeypatch.setattr(Model, "write", save)
         assert command("convert", TEXT, tmp_path / "m.safetensors", "--verify") == 1
         assert "differs from" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())

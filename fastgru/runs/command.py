@@ -97,7 +97,7 @@ def _train(arguments: argparse.Namespace) -> int:
             print(f"{name}: {_shown(_measure(model, sets[name], config.batch_size, arguments.num_threads))}")
     if arguments.plot:
         plot.history(history, arguments.plot)
-    print(f"→ {config.output}")
+    print(f"written: {config.output}")
     return 0
 
 
