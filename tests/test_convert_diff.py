@@ -353,3 +353,81 @@ def test_a_prefix_that_is_in_neither_file_is_no_equality(tmp_path: Path, capsys:
     assert "expected a GRU at prefix 'foo', found GRUs at" in capsys.readouterr().err
     assert main(["diff", a, b, "--atol", "-1"]) == 2
     assert "atol: expected a number of at least 0" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- what is compared with what
+
+
+@pytest.mark.parametrize("name", ["k3_norms.keras", "k3_nested.keras", "tfk_norms.h5"])
+def test_onnx_of_norms_and_shared_layers(name: str, tmp_path: Path) -> None:
+    """A normalisation is a factor and a shift in the graph, a GRU that is called twice two nodes; neither differs."""
+    pytest.importorskip("onnx", reason="onnx writes the file")
+    convert(GOLDEN / name, tmp_path / "m.onnx")
+    for found in (diff(GOLDEN / name, tmp_path / "m.onnx"), diff(tmp_path / "m.onnx", GOLDEN / name)):
+        assert found.equal and any("in another form" in note for note in found.notes), lines(found)
+
+
+def test_layers_of_transposed_shapes(tmp_path: Path) -> None:
+    """(3, 4) and (4, 3) kernels stand in PyTorch's file as each other's shapes."""
+    convert(GOLDEN / "k3_nested.keras", tmp_path / "m.pt")
+    for found in (
+        diff(GOLDEN / "k3_nested.keras", tmp_path / "m.pt"),
+        diff(tmp_path / "m.pt", GOLDEN / "k3_nested.keras"),
+    ):
+        assert found.equal, lines(found)
+
+
+def test_only_tensors_of_one_kind_are_compared(tmp_path: Path) -> None:
+    """A gamma is no bias, whatever their shapes; one that has no partner stays alone."""
+    rng = np.random.default_rng(0)
+    vectors = {n: rng.standard_normal(5).astype(np.float32) for n in ("gamma", "beta", "bias", "mean", "other")}
+    kernel = np.ones((5, 5), np.float32)
+    norm = {"norm.weight": vectors["gamma"], "norm.bias": vectors["beta"]}
+    head = {"head.weight": kernel, "head.bias": vectors["bias"]}
+    mean = {"bn.running_mean": vectors["mean"]}
+    a = write(tmp_path / "a", norm | mean)
+    b = write(tmp_path / "b", {f"net.{n}": t for n, t in (head | mean).items()})
+    rows = {(t.a, t.b) for t in diff(a, b).tensors}
+    assert rows == {
+        ("norm.weight", None),
+        ("norm.bias", None),
+        ("bn.running_mean", "net.bn.running_mean"),
+        (None, "net.head.weight"),
+        (None, "net.head.bias"),
+    }
+    # other names, other order: by kind, equal values first
+    second = {f"n2.{n.partition('.')[2]}": t + 1 for n, t in norm.items()}
+    a = write(tmp_path / "a", norm | second)
+    b = write(tmp_path / "b", {f"x{n}": t for n, t in (second | norm).items()})
+    assert diff(a, b).equal
+
+
+@pytest.mark.parity("torch")
+@pytest.mark.parametrize("opset", [13, 17])
+def test_onnx_of_a_network_beside_its_state_dict(opset: int, tmp_path: Path) -> None:
+    """LayerNorm, BatchNorm and Linear as wide as the GRU: each is found, in either spelling of the norm."""
+    torch = pytest.importorskip("torch", reason="PyTorch exports the model")
+    pytest.importorskip("onnx", reason="PyTorch's exporter needs it")
+
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.norm = torch.nn.GRU(6, 6, batch_first=True), torch.nn.LayerNorm(6)
+            self.batch, self.head = torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 6)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.batch(self.norm(self.gru(x)[0])[:, -1]))
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    for p in (*net.norm.parameters(), *net.batch.parameters(), net.batch.running_mean):
+        torch.nn.init.normal_(p)
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    onnx = tmp_path / "m.onnx"
+    torch.onnx.export(net, (torch.zeros(2, 4, 6),), onnx, dynamo=False, opset_version=opset, input_names=["x"])
+    for found in (diff(tmp_path / "m.pt", onnx), diff(onnx, tmp_path / "m.pt")):
+        assert found.equal and len(found.tensors) == 12 and not found.outputs, lines(found)
+        assert any("does not say how" in note for note in found.notes)
+    wrong = {n: t.numpy() * (2 if n == "norm.weight" else 1) for n, t in net.state_dict().items()}
+    found = diff(write(tmp_path / "wrong", wrong), onnx)
+    assert not found.equal and [t.a for t in found.tensors if t.max_abs != 0] == ["norm.weight"], lines(found)

@@ -16,6 +16,7 @@ from ..models import Model
 from .cases import Case, cases, score
 from .cells import as_model
 from .grus import DirectedGRU, grus_of
+from .kinds import kinds_of, pair_up
 from .refusals import about
 from .report import Comparison, in_words
 from .suspects import rounding, suspects
@@ -167,14 +168,21 @@ def diff(
     rest = [{n: t for n, t in side.file.tensors.items() if n not in u} for side, u in zip(sides, used, strict=True)]
     if prefix is not None:
         rest = [{n: t for n, t in r.items() if s.file.config is not None} for r, s in zip(rest, sides, strict=True)]
-    found.tensors += _other_rows(rest[0], rest[1], other_layout=ours.family != theirs.family)
-    if ours.family != theirs.family:
-        for family, side in ((ours.family, "b"), (theirs.family, "a")):
-            if family == "onnx":
-                _set_aside(found, side)
+    found.tensors += _other_rows(ours, theirs, *rest)
+    graphs = [] if ours.family == theirs.family else [i for i, s in enumerate(sides) if s.family == "onnx"]
+    for i in graphs:
+        _set_aside(found, "ba"[i], "constants of the ONNX graph have no counterpart")
+    if ours.family != theirs.family:  # PyTorch's BatchNorm counts batches of training, which no score uses
+        counters = [t for t in found.tensors if "counter" in (ours.role(t.a), theirs.role(t.b)) and None in (t.a, t.b)]
+        found.tensors = [t for t in found.tensors if t not in counters]
     found.suspects = suspects(pairs, atol)
     found.suspects += [f"{t.a} / {t.b}: transposed kernel" for t in found.tensors if t.note.startswith("transposed")]
     _compare_outputs(ours, theirs, found)
+    for i in graphs:
+        if found.outputs and all(c.within for c in found.outputs):
+            _set_aside(
+                found, "ab"[i], "tensors stand in the ONNX graph in another form, and only the outputs show them"
+            )
     return found
 
 
@@ -193,6 +201,8 @@ class _Side:
             why = "weights alone, --config gives the layers" if self.file.format == "keras-weights" else str(error)
             why = why.removeprefix(f"{self.file.path}: ")
             self.notes.append(f"{self.file.path}: only its tensors are compared: {why}")
+        self.kinds = kinds_of(self.file, self.model is not None)
+        self._chosen = prefix is not None
         self.grus = grus_of(self.file, self.model if isinstance(self.model, Model) else None)
         if prefix is not None and self.file.config is None:
             start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
@@ -208,6 +218,16 @@ class _Side:
             return "pytorch"
         return "onnx" if self.file.config and self.file.config.get("class_name") == "OnnxGraph" else "keras"
 
+    def role(self, name: str | None) -> str:
+        """What a tensor is for; "" for none, for parts of GRUs, and where it isn't known."""
+        return self.kinds[name].role if name in self.kinds else ""
+
+    @property
+    def partial(self) -> bool:
+        """Whether the model is the GRU alone of a state_dict that has more: what else it runs, no file says."""
+        held = {n for gru in self.grus for n in gru.tensors}
+        return self.file.config is None and not self._chosen and not held.issuperset(self.file.tensors)
+
     @property
     def layered(self) -> Model | None:
         return self.model if self.model is None or isinstance(self.model, Model) else as_model(self.model)
@@ -217,11 +237,12 @@ class _Side:
 
 
 def _match_grus(a: list[DirectedGRU], b: list[DirectedGRU]) -> list[tuple[DirectedGRU, DirectedGRU]]:
-    """By name and size, then by order among those of one size, then by order."""
+    """By name and size, then by equal weights, then by order among those of one size, then by order."""
     pairs: dict[int, DirectedGRU] = {}
     left = list(b)
     rules = (
-        lambda x, y: x.name == y.name and x.sizes == y.sizes,
+        lambda x, y: x.path == y.path and x.sizes == y.sizes,
+        lambda x, y: x.sizes == y.sizes and x.same_weights(y),
         lambda x, y: x.sizes == y.sizes,
         lambda x, y: True,
     )
@@ -273,40 +294,24 @@ def _distance(a: Array, b: Array) -> float:
     return float(np.max(np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap)), initial=0.0))
 
 
-def _other_rows(a: Mapping[str, Array], b: Mapping[str, Array], other_layout: bool) -> list[TensorDifference]:
-    """By name, then by equal values, then by order among those of one shape (or of one transposed), then alone."""
-    rows: list[TensorDifference] = []
-    left = dict(b)
-
-    def take(name: str, partner: str) -> None:
-        rows.append(_row(name, partner, np.asarray(a[name]), np.asarray(left.pop(partner)), other_layout))
-
-    alone = []
-    for name in a:
-        if name in left:
-            take(name, name)
-        else:
-            alone.append(name)
-    for name in alone:
-        shape = np.shape(a[name])
-        equal = [n for n, t in left.items() if np.shape(t) == shape]
-        equal.sort(key=lambda n: not np.array_equal(a[name], left[n]))  # the sort is stable
-        turned = [n for n, t in left.items() if np.shape(t) == shape[::-1]]
-        if equal or turned:
-            take(name, (equal or turned)[0])
-        else:
-            rows.append(TensorDifference(name, None, shape, None))
-    rows += [TensorDifference(None, name, None, np.shape(t)) for name, t in left.items()]
-    return rows
+def _other_rows(ours: _Side, theirs: _Side, a: Mapping[str, Array], b: Mapping[str, Array]) -> list[TensorDifference]:
+    """The tensors ``a`` and ``b`` of both sides beside those of GRUs; which are compared, `pair_up` says."""
+    turned = ours.family != theirs.family
+    pairs = pair_up(a, b, (ours.kinds, theirs.kinds), turned)
+    rows = [_row(x, y, np.asarray(a[x]), np.asarray(b[y]), turned) for x, y in pairs.items()]
+    rows += [TensorDifference(name, None, np.shape(t), None) for name, t in a.items() if name not in pairs]
+    taken = set(pairs.values())
+    return rows + [TensorDifference(None, name, None, np.shape(t)) for name, t in b.items() if name not in taken]
 
 
-def _set_aside(found: Difference, absent: str) -> None:
-    """Constants that only an ONNX graph has (shapes, axes, weights before they are put in order) are no difference."""
+def _set_aside(found: Difference, absent: str, why: str) -> None:
+    """What only an ONNX graph has (shapes, axes, weights before they are put in order) is no difference, nor is what
+    it has in another form (a normalisation as a factor and a shift)."""
     alone = [t for t in found.tensors if getattr(t, absent) is None]
     found.tensors = [t for t in found.tensors if getattr(t, absent) is not None]
     if alone:
         shown = ", ".join(str(t.a or t.b) for t in alone[:4]) + (", …" if len(alone) > 4 else "")
-        found.notes.append(f"{len(alone)} constants of the ONNX graph have no counterpart: {shown}")
+        found.notes.append(f"{len(alone)} {why}: {shown}")
 
 
 # -------------------------------------------------------------------------------------------------- outputs
@@ -319,6 +324,11 @@ def _compare_outputs(a: _Side, b: _Side, found: Difference) -> None:
     """Run both on the same inputs, as far as these fit both."""
     ours, theirs = a.layered, b.layered
     if ours is None or theirs is None:
+        return
+    if a.partial != b.partial and isinstance((b if a.partial else a).model, Model):
+        found.notes.append(
+            "outputs not compared: a state_dict does not say how its GRU and its other tensors go together"
+        )
         return
     made = cases(ours) or cases(theirs)
     if not made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,6 +53,18 @@ class DirectedGRU:
     def sizes(self) -> tuple[int, int]:
         """I, H."""
         return self.weights.weight_ih.shape[1], self.weights.weight_hh.shape[1]
+
+    @property
+    def path(self) -> str:
+        """Its name with "/" between the parts, without the operator that ends the names of ONNX nodes."""
+        return re.sub(r"/GRU(_\d+)?(?=/|$)", "", self.name.replace(".", "/"))
+
+    def same_weights(self, other: DirectedGRU) -> bool:
+        """Whether all weights are equal, bit for bit."""
+        return all(
+            x is y is None or (x is not None and y is not None and np.array_equal(x, y))
+            for x, y in zip(self.weights, other.weights, strict=True)
+        )
 
     def run(self, x: Array, weights: gates.Weights | None = None, reset_after: bool | None = None) -> Array:
         """y (N, T, H) for x (N, T, I), with other weights or reset placement where these are given."""
@@ -122,7 +135,8 @@ def _of_layers(layer: Layer, path: str, both: str = "") -> Iterator[DirectedGRU]
 
 
 def _of_nodes(model: Model) -> Iterator[DirectedGRU]:
-    """GRU nodes of an ONNX graph whose weights are constants."""
+    """GRU nodes of an ONNX graph whose weights are constants; one for those that share all of them."""
+    seen: set[tuple[object, ...]] = set()
     for node in model.graph.nodes:
         if not isinstance(node.layer, onnx_gru.GRU):
             continue
@@ -130,6 +144,10 @@ def _of_nodes(model: Model) -> Iterator[DirectedGRU]:
         if not isinstance(w, np.ndarray) or not isinstance(r, np.ndarray) or not isinstance(b, np.ndarray | None):
             continue
         attributes = node.layer.attributes
+        key = (*map(id, (w, r, b)), attributes.reset_after, *attributes.activations)
+        if key in seen:  # a layer that is called twice
+            continue
+        seen.add(key)
         two = len(attributes.reverses) > 1
         for d, (recurrent_activation, activation) in enumerate(attributes.activations):
             direction = ("/forward", "/backward")[d] if two else ""
