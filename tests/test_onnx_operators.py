@@ -50,6 +50,7 @@ X = np.linspace(-2, 3, 24, dtype=np.float32).reshape(2, 3, 4)
 
 # operator, opset, attributes, further inputs: forms that later opsets changed
 OLD_FORMS: list[tuple[str, int, dict[str, Any], list[Any]]] = [
+    ("InstanceNormalization", 7, {}, [np.float32([1, 2, 3]), np.float32([0, 1, 2])]),
     ("Softmax", 11, {}, []),
     ("Softmax", 11, {"axis": 2}, []),
     ("Softmax", 12, {"axis": -1}, []),

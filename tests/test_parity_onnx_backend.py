@@ -90,7 +90,8 @@ def test_every_operator() -> None:
     assert not failed
     assert len(ours) > 300
     tested = {node.op_type for case in ours for node in case.model.graph.node}
-    assert {name for name in OPERATORS if onnx.defs.has(name)} <= tested
+    doubles = {"Einsum"}  # ONNX tests it on those alone; test_onnx_windows.py does on floats
+    assert {name for name in OPERATORS if onnx.defs.has(name)} - doubles <= tested
 
 
 def test_devices() -> None:

@@ -9,11 +9,13 @@ from .onnx_node import NodeSpec, OnnxNode, Operator
 from .onnx_products import PRODUCTS
 from .onnx_reductions import REDUCTIONS
 from .onnx_shaping import SHAPING
+from .onnx_windows import WINDOWS
 
 #: Operator → the class of its nodes, and its row.
 OPERATORS: dict[str, tuple[type[OnnxNode], Operator]] = {
     **{name: (OnnxNode, operator) for name, operator in {**ELEMENTWISE, **SHAPING, **REDUCTIONS}.items()},
     **PRODUCTS,
+    **WINDOWS,
     **GRUS,
     **CONTROL,
 }

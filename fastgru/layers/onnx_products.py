@@ -1,8 +1,9 @@
-"""ONNX MatMul and Gemm: a constant matrix is packed once, for the dense kernel. No BLAS."""
+"""ONNX MatMul, Gemm and Einsum: a constant matrix is packed once, for the dense kernel. No BLAS."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .. import ops
 from .base import Array, as_float32
-from .onnx_node import Computed, OnnxNode, Operator
+from .onnx_node import VARIADIC, Computed, NodeSpec, OnnxNode, Operator
 from .onnx_packs import Packs
 from .onnx_shaping import WIDEST, check_broadcast, check_size
 
@@ -122,7 +123,30 @@ def product(a: Array, b: Array, num_threads: int | None) -> Array:
     return y if a.ndim > 1 else (y[..., 0, :] if b.ndim > 1 else y[..., 0])
 
 
+def _einsum(node: NodeSpec, *values: Array) -> Any:
+    """Sums of products by letters. Its time goes with the product of all letters' sizes, which is bounded."""
+    equation = node.text("equation", "").replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    if not re.fullmatch(r"[A-Za-z,.]*(->[A-Za-z.]*)?", equation) or len(terms) != len(values):
+        raise ValueError(f"attribute equation: expected letters for {len(values)} inputs, found {equation!r:.80}")
+    if len({v.dtype for v in values}) > 1:
+        raise ValueError("expected inputs of one type")
+    sizes: dict[str, int] = {}
+    around = []
+    for term, value in zip(terms, values, strict=True):
+        head, dots, tail = term.partition("...")
+        rest = value.ndim - len(tail)
+        if rest < len(head) or (rest > len(head) and not dots):
+            raise ValueError(f"attribute equation: expected {value.ndim} axes, found {term!r:.80}")
+        around.append(value.shape[len(head) : rest])
+        for letter, n in zip(head + tail, value.shape[: len(head)] + value.shape[rest:], strict=True):
+            sizes[letter] = max(n, sizes.get(letter, 0))
+    check_size(math.prod(sizes.values()) * math.prod(np.broadcast_shapes(*around)), values[0].dtype)
+    return np.einsum(equation, *values)
+
+
 PRODUCTS: dict[str, tuple[type[OnnxNode], Operator]] = {
     "MatMul": (MatMul, Operator(product, (2, 2))),
+    "Einsum": (OnnxNode, Operator(_einsum, (1, VARIADIC), ("equation",))),
     "Gemm": (Gemm, Operator(product, (2, 3), ("alpha", "beta", "transA", "transB"))),
 }

@@ -148,6 +148,52 @@ def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | N
     return [y if bias is None else y + bias, mean, inverse]
 
 
+def _rms_normalization(node: NodeSpec, x: Array, scale: Array) -> Any:
+    check_broadcast(x, scale)
+    x = as_float32(x)
+    axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
+    square = np.square(x).mean(axis=axes, keepdims=True)
+    return x / np.sqrt(square + np.float32(node.number("epsilon", 1e-5))) * scale
+
+
+def _instance_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array) -> Any:
+    """Each channel of each row by itself: a group of one."""
+    return _by_groups(node, x, scale, bias, x.shape[1] if x.ndim > 1 else 0)
+
+
+def _group_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array) -> Any:
+    groups = node.integer("num_groups", 0)
+    if node.opset < 21 and 0 < groups == scale.size and x.ndim > 1:  # one factor for each group
+        scale, bias = (np.repeat(v, x.shape[1] // groups) for v in (scale, bias))
+    return _by_groups(node, x, scale, bias, groups)
+
+
+def _by_groups(node: NodeSpec, x: Array, scale: Array, bias: Array, groups: int) -> Any:
+    x = as_float32(x)
+    if x.ndim < 3 or groups < 1 or x.shape[1] % groups or not scale.shape == bias.shape == (x.shape[1],):
+        raise ValueError(f"expected x (N, C, axes …) of {groups} equal groups of channels, scale and bias (C,)")
+    parts = x.reshape(x.shape[0], groups, -1) if x.size else x.reshape(x.shape[0], groups, 0)
+    centred = parts - parts.mean(axis=2, keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(axis=2, keepdims=True) + np.float32(node.number("epsilon", 1e-5)))
+    shape = (-1, *[1] * (x.ndim - 2))
+    return (centred / spread).reshape(x.shape) * as_float32(scale).reshape(shape) + as_float32(bias).reshape(shape)
+
+
+def _top_k(node: NodeSpec, x: Array, k: Array | None = None) -> list[Any]:
+    """The largest or smallest, in order; of equal ones the first. Their values and places."""
+    axis = axis_of(node.integer("axis", -1), x.ndim)
+    count, size = node.integer("k", 0) if k is None else int(k.reshape(-1)[0]), x.shape[axis]
+    if not 0 <= count <= size:
+        raise ValueError(f"K: expected 0 … {size}, found {count}")
+    check_size(x.size, np.dtype(np.int64))
+    if node.integer("largest", 1):
+        places = size - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    else:
+        places = np.argsort(x, axis, kind="stable")
+    places = np.take(places, range(count), axis).astype(np.int64)
+    return [np.take_along_axis(x, places, axis), places]
+
+
 REDUCTIONS: dict[str, Operator] = {
     "ReduceSum": _reduction(_sum),
     "ReduceMean": _reduction(_mean),
@@ -167,5 +213,9 @@ REDUCTIONS: dict[str, Operator] = {
     "BatchNormalization": Operator(
         _batch_normalization, (5, 5), ("epsilon", "momentum", "training_mode", "spatial"), outputs=5
     ),
+    "RMSNormalization": Operator(_rms_normalization, (2, 2), ("axis", "epsilon", "stash_type")),
+    "InstanceNormalization": Operator(_instance_normalization, (3, 3), ("epsilon",)),
+    "GroupNormalization": Operator(_group_normalization, (3, 3), ("epsilon", "num_groups", "stash_type")),
+    "TopK": Operator(_top_k, (1, 2), ("axis", "largest", "sorted", "k"), outputs=2),
     "LayerNormalization": Operator(_layer_normalization, (2, 3), ("axis", "epsilon", "stash_type"), outputs=3),
 }

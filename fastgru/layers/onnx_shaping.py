@@ -176,16 +176,39 @@ def _scatter_elements(node: NodeSpec, x: Array, indices: Array, updates: Array) 
         raise ValueError("indices: expected the shape of the updates, within that of the data")
     places: list[Any] = list(np.indices(indices.shape, sparse=True))
     places[axis] = _index(indices, x.shape[axis])
+    return _scattered(node, x, tuple(places), updates)
+
+
+def _scatter_nd(node: NodeSpec, x: Array, indices: Array, updates: Array) -> Array:
+    depth = indices.shape[-1] if indices.ndim else 0
+    if not 1 <= depth <= x.ndim or updates.shape != indices.shape[:-1] + x.shape[depth:]:
+        raise ValueError(f"updates: expected one of the shape {x.shape[depth:]} for each index, found {updates.shape}")
+    return _scattered(node, x, tuple(_index(indices[..., i], x.shape[i]) for i in range(depth)), updates)
+
+
+def _scattered(node: NodeSpec, x: Array, places: tuple[Any, ...], updates: Array) -> Array:
+    check_size(x.size, x.dtype)
     y = x.copy()
     reduction = node.text("reduction", "none")
     if reduction == "none":
-        y[tuple(places)] = updates
+        y[places] = updates
         return y
     joins = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
     if reduction not in joins:
         raise ValueError(f"attribute reduction: expected none, {', '.join(joins)}, found {reduction!r}")
-    joins[reduction].at(y, tuple(places), updates)
+    joins[reduction].at(y, places, updates)
     return y
+
+
+def _non_zero(node: NodeSpec, x: Array) -> Array:
+    check_size(int(np.count_nonzero(x)) * x.ndim, np.dtype(np.int64))
+    return np.stack(np.nonzero(x)) if x.ndim else np.zeros((0, np.count_nonzero(x)), np.int64)
+
+
+def _triangle(node: NodeSpec, x: Array, k: Array | None = None) -> Array:
+    check_size(x.size, x.dtype)
+    by = 0 if k is None else max(-(2**31), min(2**31, int(k.reshape(-1)[0])))
+    return np.triu(x, by) if node.integer("upper", 1) else np.tril(x, by)
 
 
 def _gather_nd(node: NodeSpec, x: Array, indices: Array) -> Array:
@@ -335,6 +358,9 @@ SHAPING: dict[str, Operator] = {
     "Gather": Operator(_gather, (2, 2), ("axis",)),
     "GatherElements": Operator(_gather_elements, (2, 2), ("axis",)),
     "ScatterElements": Operator(_scatter_elements, (3, 3), ("axis", "reduction")),
+    "ScatterND": Operator(_scatter_nd, (3, 3), ("reduction",)),
+    "NonZero": Operator(_non_zero, (1, 1)),
+    "Trilu": Operator(_triangle, (1, 2), ("upper",)),
     "GatherND": Operator(_gather_nd, (2, 2), ("batch_dims",)),
     "ReverseSequence": Operator(_reverse_sequence, (2, 2), ("batch_axis", "time_axis")),
     "Concat": Operator(_concat, (1, VARIADIC), ("axis",), rearranges=True),
