@@ -213,6 +213,63 @@ def chain_of(nodes: list[Any], shape: list[Any], **constants: Any) -> OnnxModel:
     return found
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_what_the_newer_exporter_of_pytorch_writes(fixed: bool) -> None:
+    """Both halves of a GRU joined to a shape of plain numbers, or of sizes sliced out of others and multiplied."""
+    from onnx.helper import make_node
+
+    w, r, b = (RNG.standard_normal(s) for s in ((2, 15, 4), (2, 15, 5), (2, 30)))
+    nodes = [
+        make_node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
+        make_node("GRU", ["a", "w", "r", "b"], ["g"], hidden_size=5, direction="bidirectional", linear_before_reset=1),
+        make_node("Transpose", ["g"], ["t"], perm=[0, 2, 1, 3]),
+        make_node("Reshape", ["t", "shape"], ["j"]),
+        make_node("Transpose", ["j"], ["y"], perm=[1, 0, 2]),
+    ]
+    counted = [make_node("Shape", ["t"], ["s"], start=0)]
+    for i, name in enumerate(("time", "batch", "two", "units")):
+        ends = [make_node("Constant", [], [f"{name}{k}"], value_ints=[i + k]) for k in (0, 1)]
+        counted += [*ends, make_node("Slice", ["s", f"{name}0", f"{name}1"], [name])]
+    counted += [
+        make_node("Mul", ["two", "units"], ["m"]),
+        make_node("Concat", ["time", "batch", "m"], ["shape"], axis=0),
+    ]
+    literal = [make_node("Constant", [], ["shape"], value_ints=[6, 3, 10])]
+    nodes[3:3] = literal if fixed else counted
+    model = chain_of(nodes, [3, 6, 4] if fixed else ["N", "T", 4], w=w, r=r, b=b)
+    found = as_layers(model)
+    assert [layer.class_name() for layer in found.layers] == ["Bidirectional"]
+    x = RNG.standard_normal((3, 6, 4)).astype(np.float32)
+    np.testing.assert_allclose(found.predict(x), model.predict(x), rtol=0, atol=1e-6)
+    if not fixed:  # sizes in another order join other axes
+        counted[-1] = make_node("Concat", ["batch", "time", "m"], ["shape"], axis=0)
+        with pytest.raises(FormatError, match=r"\(Reshape\): expected a shape that keeps all axes.*take any graph"):
+            as_layers(chain_of(nodes[:3] + counted + nodes[-2:], ["N", "T", 4], w=w, r=r, b=b))
+    else:
+        nodes[3] = make_node("Constant", [], ["shape"], value_ints=[3, 6, 10])
+        with pytest.raises(FormatError, match=r"\(Reshape\): expected a shape that keeps 2 sizes and ends with 10"):
+            as_layers(chain_of(nodes, [3, 6, 4], w=w, r=r, b=b))
+
+
+def test_pooling_over_all_steps_in_each_spelling() -> None:
+    from onnx.helper import make_node
+
+    for op, keep in (("GlobalAveragePool", 1), ("GlobalMaxPool", 1), ("ReduceMean", 1), ("ReduceMax", 0)):
+        how = {} if op.startswith("Global") else {"axes": [2], "keepdims": keep}
+        nodes = [
+            make_node("Transpose", ["x"], ["a"], perm=[0, 2, 1]),
+            make_node(op, ["a"], ["p"], **how),
+            make_node("Squeeze" if keep else "Identity", ["p", "last"] if keep else ["p"], ["y"]),
+            make_node("Constant", [], ["last"], value_ints=[-1]),
+        ]
+        model = chain_of([nodes[3], *nodes[:3]], ["N", "T", 4])
+        found = as_layers(model)
+        assert [layer.class_name() for layer in found.layers] == [
+            "GlobalMaxPooling1D" if "Max" in op else "GlobalAveragePooling1D"
+        ]
+        np.testing.assert_allclose(found.predict(X), model.predict(X), rtol=0, atol=1e-6)
+
+
 def test_what_is_added_along_another_axis_is_no_bias() -> None:
     """A square layer hides a bias along time from anyone who looks at sizes alone."""
     from onnx.helper import make_node

@@ -26,6 +26,7 @@ __all__ = ["as_layers"]
 
 #: Axes: batch N, time T, features K, directions D, the last step L alone.
 Axes = tuple[str, ...]
+_AXES = {"N": "batch", "T": "time", "K": "features", "D": "directions", "L": "last step"}
 #: Operators that are an activation of Keras' by themselves, with the defaults of their attributes.
 _PLAIN = {
     "Relu": "relu",
@@ -37,7 +38,7 @@ _PLAIN = {
     "Exp": "exponential",
 }
 #: What computes the shape of zeros, as exporters do for initial states.
-_COUNTING = ("Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity")
+_COUNTING = ("Mul", "Reshape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity")
 _MOVING_ZEROS = ("Slice", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Reshape", "Identity", "Cast")
 
 
@@ -67,6 +68,8 @@ class _Chain:
         self._directions = 1
         self._backwards = False  # the value's steps stand in input order, Keras gives them in processing order
         self._counts: set[int] = set()
+        self._sizes: dict[str, int] = {}  # of axes, where the file fixes them
+        self._products: dict[int, list[Axes]] = {}  # counts that are products of the sizes of axes, for each element
         self._zeros: set[int] = set()
         self._finals: set[int] = set()  # final states of GRUs below the last one
         self._node: OnnxNode | None = None
@@ -81,13 +84,14 @@ class _Chain:
         if rank not in ((1, 2) if whole else (2, 3)):
             raise self._bad(f"input {end.name!r}: expected (N, K), (N, T, K) or ids (N, T), found {rank} axes")
         self._head, self._axes = graph.inputs[0], ("N", "T")[:rank] if whole else (*("N", "T")[: rank - 1], "K")
+        self._sizes = {a: n for a, n in zip(self._axes, end.whole or (), strict=True) if isinstance(n, int)}
         for node in graph.nodes:
             assert isinstance(node.layer, OnnxNode)
             self._node = node.layer
             self._step(node, node.layer.spec.op)
         self._node = None
         if graph.outputs[0] != self._head or self._backwards or self._axes not in (("N", "T", "K"), ("N", "K")):
-            raise self._bad(f"expected an output (N, T, K) or (N, K) of the last layer, found axes {self._axes}")
+            raise self._bad(f"expected an output (N, T, K) or (N, K) of the last layer, found {self._named()}")
         sizes = [n if isinstance(n, int) else None for n in (end.whole or ())[1:]]
         first = layers.Input(sizes, "int64" if whole else "float32", end.name)
         return Sequential([first, *self._stack], name=self._model.name)
@@ -99,11 +103,17 @@ class _Chain:
         given = [slot for _, slot in node.outputs]
         if op == "Shape" or (op in _COUNTING and slots and self._counts.issuperset(slots)):
             self._counts.update(given)
+            self._products.update(dict.fromkeys(given, self._counted(node, op)))
             return
         if self._is_zeros(node, op, slots):
             self._zeros.update(given)
             return
-        known = {self._head, *self._zeros, *(self._finals if op == "Concat" else ())}
+        known = {
+            self._head,
+            *self._zeros,
+            *(self._counts if op == "Reshape" else ()),
+            *(self._finals if op == "Concat" else ()),
+        }
         if self._head not in slots or not known.issuperset(slots):
             raise self._bad("expected a node that reads the value before it and constants; this graph branches here")
         move = _MOVES.get(op)
@@ -138,7 +148,33 @@ class _Chain:
 
     def _bad(self, why: str) -> FormatError:
         where = "" if self._node is None else f"node {self._node.name!r} ({self._node.spec.op}): "
-        return FormatError(f"{self._model.name}: {where}{why}; only a chain of layers leaves ONNX for another format")
+        return FormatError(
+            f"{self._model.name}: {where}{why}; only a chain of layers leaves ONNX for another format. Convert what "
+            "the graph was exported from (.keras, a state_dict), or to .onnx or .safetensors, which take any graph"
+        )
+
+    def _named(self) -> str:
+        """The value's axes, in words."""
+        return f"axes ({', '.join(_AXES[a] for a in self._axes)})"
+
+    def _counted(self, node: Node, op: str) -> list[Axes]:
+        """What each element of a computed shape is the product of: the sizes of these axes; [] if not known."""
+        known = [self._products.get(v.slot, []) if isinstance(v, Ref) else [] for v in node.x]
+        if op == "Shape" and self._is_head(node.x[0]):
+            spec = self._spec()
+            return [(a,) for a in self._axes[spec.integer("start", 0) : spec.attributes.get("end")]]
+        if op == "Mul" and len(known[0]) == len(known[1]):
+            return [x + y for x, y in zip(*known, strict=True)]
+        if op == "Concat":
+            return [axes for part in known for axes in part] if all(known) else []
+        if op == "Slice":
+            (start,), (end,) = (self._numbers(node, key, i)[:1] for i, key in enumerate(_SLICE[:2], 1))
+            return known[0][start:end] if self._numbers(node, "steps", 4) in ([], [1]) else []
+        if op in ("Gather", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"):
+            picked = node.x[1] if op == "Gather" else None
+            places = range(len(known[0])) if picked is None else np.ravel(self._constant(picked, "indices")).tolist()
+            return [known[0][i] for i in places] if known[0] else []
+        return []
 
     def _is_head(self, value: Any) -> bool:
         return isinstance(value, Ref) and value.slot == self._head
@@ -156,7 +192,7 @@ class _Chain:
 
     def _features_last(self) -> None:
         if self._axes[-1:] != ("K",):
-            raise self._bad(f"expected features on the last axis, found axes {self._axes}")
+            raise self._bad(f"expected features on the last axis, found {self._named()}")
 
     # -- nodes that move axes ----------------------------------------------------------------
 
@@ -194,14 +230,18 @@ class _Chain:
             raise self._bad("expected the states along the first axis")
 
     def _reshape(self, node: Node) -> None:
-        """Y (…, D, H) → (…, D·H): both directions side by side."""
-        shape = self._constant(node.x[1], "shape").reshape(-1).tolist()
+        """Y (…, D, H) → (…, D·H): both directions side by side. The other sizes are kept, however the graph says it."""
         kept = self._axes[:-2]
-        width = self._width() * self._directions
-        if self._axes[-2:] != ("D", "K") or len(shape) != len(kept) + 1 or any(shape[:-1]):
-            raise self._bad(f"expected (…, directions, H) joined to (…, directions · H), found axes {self._axes}")
-        if shape[-1] not in (-1, width):
-            raise self._bad(f"expected a last size of {width} or -1, found {shape[-1]}")
+        if self._axes[-2:] != ("D", "K"):
+            raise self._bad(f"expected directions and features joined after a GRU, found {self._named()}")
+        if isinstance(node.x[1], Ref):
+            if self._products.get(node.x[1].slot) != [*((a,) for a in kept), ("D", "K")]:
+                raise self._bad("expected a shape that keeps all axes but the last two, and joins these")
+        else:
+            shape, width = node.x[1].reshape(-1).tolist(), self._width() * self._directions
+            fixed = [n == 0 or n == self._sizes.get(a) for n, a in zip(shape, kept, strict=False)]
+            if len(shape) != len(kept) + 1 or not all(fixed) or shape[-1] not in (-1, width):
+                raise self._bad(f"expected a shape that keeps {len(kept)} sizes and ends with {width}, found {shape}")
         self._axes, self._directions = (*kept, "K"), 1
 
     def _width(self) -> int:
@@ -284,7 +324,7 @@ class _Chain:
 
     def _batch_norm(self, node: Node) -> None:
         if self._axes[1:2] != ("K",) or self._spec().integer("training_mode", 0):
-            raise self._bad(f"expected features on the second axis, found axes {self._axes}")
+            raise self._bad(f"expected features on the second axis, found {self._named()}")
         names = ("gamma", "beta", "moving_mean", "moving_variance")
         weights = {n: as_float32(self._constant(v, n)) for n, v in zip(names, node.x[1:], strict=True)}
         self._add(layers.BatchNormalization(epsilon=self._spec().number("epsilon", 1e-5)), weights)
@@ -320,11 +360,16 @@ class _Chain:
         self._add(layers.Activation("softmax" if self._spec().op == "Softmax" else "log_softmax"))
 
     def _pool(self, node: Node) -> None:
-        axes = [self._axes[a] for a in self._numbers(node, "axes", 1)]
-        if axes != ["T"] or self._spec().integer("keepdims", 1):
-            raise self._bad("expected the time axis, and keepdims=0")
-        self._add(layers.GlobalAveragePooling1D() if self._spec().op == "ReduceMean" else layers.GlobalMaxPooling1D())
-        self._axes = tuple(a for a in self._axes if a != "T")
+        """Over time; an axis that is kept for it is one step."""
+        spec = self._spec()
+        everywhere = spec.op.startswith("Global")
+        axes = list(self._axes[2:]) if everywhere else [self._axes[a] for a in self._numbers(node, "axes", 1)]
+        if axes != ["T"]:
+            raise self._bad(f"expected to pool over the time axis alone, found {self._named()}")
+        mean = spec.op in ("ReduceMean", "GlobalAveragePool")
+        self._add(layers.GlobalAveragePooling1D() if mean else layers.GlobalMaxPooling1D())
+        kept = everywhere or spec.integer("keepdims", 1)
+        self._axes = tuple("L" if a == "T" else a for a in self._axes if kept or a != "T")
 
     def _gru(self, node: Node) -> None:
         layer = node.layer
@@ -332,8 +377,8 @@ class _Chain:
         a = layer.attributes
         if self._axes != (("N", "T", "K") if a.batch_first else ("T", "N", "K")):
             raise self._bad(
-                f"expected {'batch, time' if a.batch_first else 'time, batch'}, features as its input, found axes "
-                f"{self._axes}: the first axis of the model's input must be the batch"
+                f"expected {'batch, time' if a.batch_first else 'time, batch'}, features as its input, found "
+                f"{self._named()}: the first axis of the model's input must be the batch"
             )
         x, w, r, b, lengths, start = (*node.x, None, None, None)[:6]
         if not self._is_head(x) or lengths is not None or a.clip is not None:
@@ -390,6 +435,8 @@ _LAYERS: dict[str, Callable[[_Chain, Node], None]] = {
     "LogSoftmax": _Chain._softmax,
     "ReduceMean": _Chain._pool,
     "ReduceMax": _Chain._pool,
+    "GlobalAveragePool": _Chain._pool,
+    "GlobalMaxPool": _Chain._pool,
     **dict.fromkeys(_PLAIN, _Chain._activation),
     **dict.fromkeys(("Elu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid"), _Chain._numbered),
 }
