@@ -153,6 +153,7 @@ class TestErrors:
         source, target, data = (str(tmp_path / name) for name in ("m.onnx", "x.onnx", "w.onnx"))
         assert main(["convert", source, target, "--report", data]) == 1
         assert (tmp_path / "w.onnx").read_bytes() == before and before
+        assert not (tmp_path / "x.onnx").exists()  # asked before anything is written
 
     @pytest.mark.parametrize("verified", [False, True])
     @pytest.mark.parametrize(("name", "target"), [("keras_reset_before.keras", "m.pt"), ("torch_bigru.pt", "m.keras")])

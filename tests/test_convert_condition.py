@@ -12,7 +12,7 @@ import pytest
 from fastgru.convert import Mismatch, convert, frameworks
 from fastgru.convert.cases import cases, score
 from fastgru.convert.condition import moved
-from fastgru.convert.report import TOLERANCE, Comparison
+from fastgru.convert.report import TOLERANCE, Comparison, FrameworkRun, Report
 from fastgru.loading import load
 from fastgru.models import Model
 
@@ -88,3 +88,46 @@ def test_onnx_runtime_on_two_normalisations(name: str, tmp_path: Path) -> None:
     run = convert(GOLDEN / name, tmp_path / "m.onnx", verify=True).frameworks[0]
     assert run.framework == "ONNX Runtime" and run.max_error is not None and run.max_error < 1e-4
     assert run.moved is None or "rounding in the layers moves this model by" in str(run)
+
+
+def test_a_model_whose_sizes_go_through_floats_is_not_measured() -> None:
+    """A rounding of 6.0 below 6 is 5 steps: the graph can't run, which is said, and is no excuse."""
+    from helpers_onnx import FLOAT, INT64, graph_of, helper
+
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=FLOAT),
+        helper.make_node("Abs", ["f"], ["g"]),
+        helper.make_node("Cast", ["g"], ["i"], to=INT64),
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Reshape", ["t", "i"], ["y"]),
+    ]
+    model = graph_of(nodes, {"x": (FLOAT, [5, 6])}, ["y"])
+    case = case_of(model, "random")
+    found, report = Comparison("x"), Report("a", "b", "onnx", "", "onnx")
+    found.add(np.array([1.0]), np.array([1.1]))
+    with pytest.raises(Mismatch):
+        frameworks._judge(FrameworkRun("ONNX Runtime", "source"), [found], model, [case], report)
+    assert "not measured on random inputs" in report.notes[0] and "Reshape" in report.notes[0]
+
+
+def test_loops_share_their_turns_while_a_model_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do in predict: two loops of 6 turns each are too many for 10."""
+    import dataclasses
+
+    from helpers_onnx import FLOAT, graph_of, helper, onnx
+
+    from fastgru.convert.trace import run_through, trace
+    from fastgru.layers import onnx_control
+
+    monkeypatch.setattr(onnx_control, "LIMITS", dataclasses.replace(onnx_control.LIMITS, onnx_turns=10))
+    info = helper.make_tensor_value_info
+    ends = [info("t", onnx.TensorProto.INT64, []), info("c", onnx.TensorProto.BOOL, []), info("h", FLOAT, None)]
+    steps = [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Neg", ["h"], ["g"])]
+    body = helper.make_graph(steps, "body", ends, [info("d", onnx.TensorProto.BOOL, []), info("g", FLOAT, None)])
+    nodes = [helper.make_node("Loop", ["n", "", a], [b], body=body) for a, b in (("x", "m"), ("m", "y"))]
+    model = graph_of(nodes, {"x": (FLOAT, [2])}, ["y"], n=np.array(6))
+    x = [np.ones(2, np.float32)]
+    for run in (lambda: trace(model, x), lambda: run_through(model, x, lambda v: v)):
+        with pytest.raises(ValueError, match="at most 10 turns of all loops"):
+            run()

@@ -86,6 +86,11 @@ def test_no_node_makes_a_large_array_of_views(op: str, inputs: list[str]) -> Non
         ("ArgMax", ["bytes"], {"axis": 0}),
         ("Cast", ["bytes"], {"to": FLOAT}),
         ("CastLike", ["bytes", "x"], {}),
+        ("Sqrt", ["bytes"], {}),
+        ("Sigmoid", ["bytes"], {}),
+        ("Softmax", ["bytes"], {}),
+        ("ReduceL2", ["bytes"], {"keepdims": 0}),
+        ("Pow", ["bytes", "two"], {}),
         ("MatMul", ["flat", "tall"], {}),
         ("GRU", ["empty", "w", "r"], {"hidden_size": 1}),
     ],
@@ -106,6 +111,7 @@ def test_no_node_makes_a_large_array_of_small_ones(op: str, inputs: list[str], a
     nodes.append(helper.make_node("Add", ["x", "count"], ["y"]))
     constants: dict[str, Any] = {f"to_{name}": np.array(shape) for name, shape in {**shapes, **wide}.items()}
     constants |= {"many": np.array(many), "axis": np.array([0]), "values": np.array([0, 1], np.float32)}
+    constants["two"] = np.array(2)
     constants |= {"nothing": np.ones(0, np.float32), "r": np.ones((1, 3, 1), np.float32)}
     constants["empty"] = np.ones((1, 0, 1), np.float32)
     model = graph_of(nodes, {"x": (FLOAT, [1])}, ["y"], **constants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .. import tables
+from .. import formats, tables
 from ..formats import FormatError
 from ..formats.replacing import replacing
 from . import TARGETS, Mismatch, Report, convert
@@ -52,6 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if os.path.realpath(arguments.report) == os.path.realpath(arguments.target):
             raise FormatError(f"{arguments.report}: --report: expected another file than the target")
         tables.check_apart(arguments.report, *filter(None, (arguments.source, arguments.config)))
+        _check_data_files(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, if it runs, greets on every stream
     try:
         report = convert(
@@ -71,8 +72,15 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_data_files(arguments: argparse.Namespace) -> None:
+    """The report replaces no external data of the source: asked before the target is written."""
+    if os.path.exists(arguments.report):  # a new file is none of them
+        config = arguments.config
+        file = formats.read(arguments.source) if config is None else formats.read(arguments.source, config)
+        tables.check_apart(arguments.report, *file.data_files)
+
+
 def _save(report: Report, path: str | None) -> None:
     if path:
-        tables.check_apart(path, *report.data_files)
         with tables.told_of(path), replacing(path) as file:
             file.write(report.to_json().encode() + b"\n")

@@ -217,7 +217,11 @@ def _judge(run: FrameworkRun, errors: list[Comparison], model: Source, made: lis
     """Expect float32 rounding of the outputs, or where these differ by more, what rounding in the layers comes to."""
     for comparison, case in zip(errors, made, strict=bool(errors)):
         if not comparison.within and isinstance(model, Model):
-            comparison.moved = moved(model, case)
+            try:
+                comparison.moved = moved(model, case)
+            except (ValueError, TypeError, IndexError) as error:  # sizes of a graph that go through floats
+                why = _first_line(error)
+                report.notes.append(f"not measured on {in_words(case.name)}: what rounding in the layers does: {why}")
             run.moved = max(run.moved or 0.0, comparison.moved)
     report.expect(errors)
 

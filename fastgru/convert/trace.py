@@ -13,6 +13,7 @@ from ..graph.plan import fill, leaves
 from ..layers.base import Array, Layer
 from ..layers.bidirectional import Bidirectional
 from ..layers.core import Embedding, Identity, Masking
+from ..layers.onnx_control import turns
 from ..layers.onnx_node import OnnxNode
 from ..layers.recurrent import RNN
 from ..layers.shaping import Flatten, Permute, RepeatVector, Reshape
@@ -45,7 +46,8 @@ def trace(model: Model, inputs: Iterable[Array], masks: Iterable[Any] | None = N
     arrays = list(inputs)
     shown = [None] * len(arrays) if masks is None else list(masks)
     model.reset_states()
-    _run(model.graph, arrays, shown, "", calls)
+    with turns():
+        _run(model.graph, arrays, shown, "", calls)
     model.reset_states()
     return calls
 
@@ -57,7 +59,8 @@ def run_through(model: Model, inputs: Iterable[Array], change: Callable[[Array],
     """
     arrays = list(inputs)
     model.reset_states()
-    y, _ = _run(model.graph, arrays, [None] * len(arrays), "", [], change)
+    with turns():
+        y, _ = _run(model.graph, arrays, [None] * len(arrays), "", [], change)
     model.reset_states()
     return list(y)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .activations import log_softmax, softmax
-from .base import Array, as_float32
+from .base import Array
 from .onnx_node import NodeSpec, Operator
-from .onnx_shaping import axes_of, axis_of, check_broadcast, check_size
+from .onnx_shaping import axes_of, axis_of, check_broadcast, check_size, floats
 
 
 def _reduction(function: Callable[..., Any]) -> Operator:
@@ -69,7 +69,7 @@ def _l1(x: Array, axis: Any, keepdims: bool) -> Any:
 
 
 def _l2(x: Array, axis: Any, keepdims: bool) -> Any:
-    return np.sqrt(_sum(np.square(as_float32(x)), axis, keepdims))
+    return np.sqrt(_sum(np.square(floats(x)), axis, keepdims))
 
 
 def _sum_square(x: Array, axis: Any, keepdims: bool) -> Any:
@@ -77,11 +77,11 @@ def _sum_square(x: Array, axis: Any, keepdims: bool) -> Any:
 
 
 def _log_sum(x: Array, axis: Any, keepdims: bool) -> Any:
-    return np.log(_sum(as_float32(x), axis, keepdims))
+    return np.log(_sum(floats(x), axis, keepdims))
 
 
 def _log_sum_exp(x: Array, axis: Any, keepdims: bool) -> Any:
-    x = as_float32(x)
+    x = floats(x)
     most = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
     most = np.where(np.isfinite(most), most, np.float32(0))
     total = np.log(_sum(np.exp(x - most), axis, True)) + most
@@ -103,7 +103,7 @@ def _along(function: Callable[..., Array]) -> Operator:
     """Softmax and its logarithm: before opset 13 over all axes from one on (1 by default), then over one (-1)."""
 
     def run(node: NodeSpec, x: Array) -> Array:
-        x = as_float32(x)
+        x = floats(x)
         if x.size == 0:
             return x
         if node.opset >= 13:
@@ -132,13 +132,13 @@ def _batch_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array, me
         raise ValueError("attribute spatial: expected 1, found 0")
     shape = [-1 if i == 1 else 1 for i in range(x.ndim)]
     check_broadcast(x, *(v.reshape(shape) for v in (scale, bias, mean, variance)))
-    factor = as_float32(scale) / np.sqrt(as_float32(variance) + np.float32(node.number("epsilon", 1e-5)))
-    return (as_float32(x) - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+    factor = floats(scale) / np.sqrt(floats(variance) + np.float32(node.number("epsilon", 1e-5)))
+    return (floats(x) - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
 
 
 def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | None = None) -> list[Any]:
     check_broadcast(*(v for v in (x, scale, bias) if v is not None))
-    x = as_float32(x)
+    x = floats(x)
     axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
     _check_kept(x, axes, x.dtype)
     mean = x.mean(axis=axes, keepdims=True)
@@ -150,7 +150,7 @@ def _layer_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array | N
 
 def _rms_normalization(node: NodeSpec, x: Array, scale: Array) -> Any:
     check_broadcast(x, scale)
-    x = as_float32(x)
+    x = floats(x)
     axes = tuple(range(axis_of(node.integer("axis", -1), x.ndim), x.ndim))
     square = np.square(x).mean(axis=axes, keepdims=True)
     return x / np.sqrt(square + np.float32(node.number("epsilon", 1e-5))) * scale
@@ -169,14 +169,14 @@ def _group_normalization(node: NodeSpec, x: Array, scale: Array, bias: Array) ->
 
 
 def _by_groups(node: NodeSpec, x: Array, scale: Array, bias: Array, groups: int) -> Any:
-    x = as_float32(x)
+    x = floats(x)
     if x.ndim < 3 or groups < 1 or x.shape[1] % groups or not scale.shape == bias.shape == (x.shape[1],):
         raise ValueError(f"expected x (N, C, axes …) of {groups} equal groups of channels, scale and bias (C,)")
     parts = x.reshape(x.shape[0], groups, -1) if x.size else x.reshape(x.shape[0], groups, 0)
     centred = parts - parts.mean(axis=2, keepdims=True)
     spread = np.sqrt(np.square(centred).mean(axis=2, keepdims=True) + np.float32(node.number("epsilon", 1e-5)))
     shape = (-1, *[1] * (x.ndim - 2))
-    return (centred / spread).reshape(x.shape) * as_float32(scale).reshape(shape) + as_float32(bias).reshape(shape)
+    return (centred / spread).reshape(x.shape) * floats(scale).reshape(shape) + floats(bias).reshape(shape)
 
 
 def _top_k(node: NodeSpec, x: Array, k: Array | None = None) -> list[Any]:

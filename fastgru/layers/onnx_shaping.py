@@ -14,7 +14,7 @@ import numpy as np
 
 from ..formats.onnx_tensors import ELEMENTS
 from ..formats.untrusted import LIMITS
-from .base import Array
+from .base import Array, as_float32
 from .onnx_node import VARIADIC, NodeSpec, Operator
 
 
@@ -43,6 +43,13 @@ def check_size(elements: float, dtype: np.dtype[Any]) -> None:
     """Raise before an array is made that no model needs: its size may be any number in the file."""
     if elements * dtype.itemsize > LIMITS.onnx_made:
         raise ValueError(f"expected to make at most {LIMITS.onnx_made} bytes, found {elements:.3g} of {dtype}")
+
+
+def floats(x: Array) -> Array:
+    """``x`` as float32, which may be four times the bytes of whole numbers or booleans, and of a view of one."""
+    if x.dtype != np.float32:
+        check_size(x.size, np.dtype(np.float32))
+    return as_float32(x)
 
 
 def check_broadcast(*values: Array) -> None:

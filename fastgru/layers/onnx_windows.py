@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .base import Array, as_float32
+from .base import Array
 from .onnx_node import Computed, NodeSpec, OnnxNode, Operator
 from .onnx_packs import Packs
-from .onnx_shaping import WIDEST, check_size
+from .onnx_shaping import WIDEST, check_size, floats
 
 _FLOAT = np.dtype(np.float32)
 _PADDED = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
@@ -117,7 +117,7 @@ class Conv(OnnxNode):
         seen = np.moveaxis(_gathered(v, places, 0), 1, len(places) + 1)  # (N, windows …, C, window …)
         y = self._products(seen.reshape(math.prod(shape[:-1]), -1), w, num_threads) if seen.size else 0
         y = np.zeros(shape, np.float32) + np.reshape(y, shape if seen.size else ())
-        return np.moveaxis(y if bias is None else y + as_float32(bias), -1, 1)
+        return np.moveaxis(y if bias is None else y + floats(bias), -1, 1)
 
     def _products(self, rows: Array, w: Array, num_threads: int | None) -> Array:
         """(rows, C · window) and W → (rows, M)."""
@@ -133,7 +133,7 @@ class Conv(OnnxNode):
 def _pack(w: Array) -> ops.PackedDense:
     rows = w.reshape(len(w), -1)
     check_size(rows.shape[1] * (len(rows) + WIDEST), _FLOAT)
-    return ops.pack_dense(np.ascontiguousarray(as_float32(rows)), None)
+    return ops.pack_dense(np.ascontiguousarray(floats(rows)), None)
 
 
 def _kernel(node: NodeSpec, x: Array) -> list[_Window]:
@@ -163,7 +163,7 @@ def _max_pool(node: NodeSpec, x: Array) -> Any:
 
 def _average_pool(node: NodeSpec, x: Array) -> Any:
     """Padding counts, if at all, as zeros; what is after it never does."""
-    x, places = as_float32(x), _kernel(node, x)
+    x, places = floats(x), _kernel(node, x)
     seen = _gathered(x, places, 0)
     axes = tuple(range(x.ndim, seen.ndim))
     ones = np.ones((1, 1, *x.shape[2:]), np.float32)
@@ -177,7 +177,7 @@ def _global(function: Callable[..., Any]) -> Operator:
     def run(node: NodeSpec, x: Array) -> Any:
         if x.ndim < 3 or 0 in x.shape[2:]:
             raise ValueError("expected (N, C, axes …), none of them empty")
-        return function(as_float32(x), axis=tuple(range(2, x.ndim)), keepdims=True)
+        return function(floats(x), axis=tuple(range(2, x.ndim)), keepdims=True)
 
     return Operator(run, (1, 1))
 
