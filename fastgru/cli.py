@@ -22,13 +22,14 @@ from .models.onnx import OnnxModel
 from .runs import command as runs_command
 
 _ROWS = 1024
+_PADDING = ("lengths", "mask")
 
 _SCORE = """\
 Score arrays with a Keras or ONNX model or a PyTorch GRU, a batch of rows at a time (an ONNX graph: all at once).
 
 IN    .npy   one array, (N, ...)
-      .npz   the model's inputs by name, and `lengths` or `mask` if steps are padding; a model of one input takes
-             one array of any name
+      .npz   the model's inputs by name, and `lengths` or `mask` if steps are padding (NAME_lengths or NAME_mask of the
+             input NAME, where there are several); a model of one input takes one array of any name
       .csv   a row a line: ids, or the features of step 1, of step 2, ... side by side; a first line without any
              number is a title and left out
 OUT   .npy; .npz, which holds several outputs by name; or .csv, a row a line: (N, T, H) is flattened to T*H numbers
@@ -223,14 +224,16 @@ def _score_model(model: Model, arguments: argparse.Namespace) -> int:
     if isinstance(model, OnnxModel):
         return _score_graph(model, table, names, arguments)
     if isinstance(table, tables.NpzReader):
-        table.take([*names, *extra])
+        table.take([*names, *(array for array, _, _ in extra)])
     keys = _distinct(model.output_names)
 
     def run(chunk: dict[str, Array]) -> dict[str, Array]:
         x = [chunk[name] for name in names]
         if isinstance(table, tables.CsvReader):
             x = [tables.unflatten(x[0], model.inputs[0].shape, arguments.input)]
-        padding: dict[str, Any] = {name: chunk[name] for name in extra}
+        padding: dict[str, Any] = {}
+        for array, what, end in extra:
+            padding.setdefault(what, {e.name: None for e in model.inputs})[end] = chunk[array]
         y = model.predict(x[0] if len(x) == 1 else x, num_threads=arguments.num_threads, **padding)
         return y if isinstance(y, dict) else dict(zip(keys, _listed(y), strict=True))
 
@@ -297,8 +300,9 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [f"{name}_{i}" for i, name in enumerate(names)]
 
 
-def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str], list[str]]:
-    """Which arrays of a file are the model's inputs, in its order, and which say the padding."""
+def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Which arrays of a file are the model's inputs, in its order, and which say the padding: (array, lengths or mask,
+    input)."""
     ends = [end.name for end in model.inputs]
     names = list(table.names)
     if not isinstance(table, tables.NpzReader):
@@ -307,10 +311,17 @@ def _inputs_of(model: Model, table: tables.Reader, path: str) -> tuple[list[str]
         return names, []
     if len(names) == len(ends) == 1:
         return names, []
-    extra: list[str] = [n for n in ("lengths", "mask") if n in names and n not in ends]
+    extra = [(f"{end}_{what}", what, end) for what in _PADDING for end in ends]
+    extra += [(what, what, ends[0]) for what in _PADDING]
+    extra = [e for e in extra if e[0] in names and e[0] not in ends]
+    if extra and (len(ends) > 1 and extra[-1][0] in _PADDING or isinstance(model, OnnxModel)):
+        wanted = (
+            "beside its inputs none" if isinstance(model, OnnxModel) else f"one of {[f'{e}_lengths' for e in ends]}"
+        )
+        raise FormatError(f"{path}: expected {wanted}, found {extra[-1][0]!r}; the model has the inputs {ends}")
     if all(end in names for end in ends):
         return ends, extra
-    rest = [n for n in names if n not in extra]
+    rest = [n for n in names if all(n != array for array, _, _ in extra)]
     numbered = rest == [f"arr_{i}" for i in range(len(ends))]  # numpy.savez without names
     if len(rest) == len(ends) and (len(ends) == 1 or numbered):
         return rest, extra

@@ -164,6 +164,34 @@ class TestScore:
         assert command("score", tmp_path / "m.safetensors", tmp_path / "x.npz", tmp_path / "y.npy") == 0
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y)
 
+    @pytest.mark.parametrize("given", [("lengths", 0), ("lengths", 1), ("mask", 0), ("both", 0)])
+    def test_padding_of_several_inputs(
+        self, given: tuple[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """NAME_lengths and NAME_mask, in chunks; a bare one does not say of which."""
+        path = GOLDEN / "k3_nested.keras"
+        model = load(path)
+        assert isinstance(model, Model)
+        ends = [end.name for end in model.inputs]
+        assert len(ends) == 2
+        rng, kind, one = np.random.default_rng(0), *given
+        x = {e.name: rng.standard_normal((5, 5, 3)).astype(np.float32) for e in model.inputs}
+        lengths = {name: rng.integers(0, 6, 5) for name in ends}
+        if kind == "both":
+            padding: dict[str, Any] = {"lengths": lengths}
+        else:
+            value = lengths[ends[one]] if kind == "lengths" else np.arange(5) < lengths[ends[one]][:, None]
+            padding = {kind: {name: value if i == one else None for i, name in enumerate(ends)}}
+        expected = model.predict(x, **padding)
+        arrays = {f"{n}_{k}": v for k, part in padding.items() for n, v in part.items() if v is not None}
+        np.savez(tmp_path / "x.npz", **x, **arrays)
+        assert command("score", path, tmp_path / "x.npz", tmp_path / "y.npy", "--batch-size", "2") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+        assert not np.array_equal(expected, model.predict(x))
+        np.savez(tmp_path / "x.npz", **x, lengths=lengths[ends[0]])
+        assert command("score", path, tmp_path / "x.npz", tmp_path / "y.npy") == 1
+        assert f"{ends[0]}_lengths" in capsys.readouterr().err
+
     @pytest.mark.parametrize("single", [False, True])
     def test_state_dict(self, single: bool, tmp_path: Path) -> None:
         gru = load(GOLDEN / "torch_bigru.pt")
