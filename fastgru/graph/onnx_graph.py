@@ -15,7 +15,7 @@ import numpy as np
 
 from ..formats.untrusted import MIB, FormatError
 from ..layers.base import Array
-from ..layers.onnx_control import Body
+from ..layers.onnx_control import Body, Step
 from ..layers.onnx_input import OnnxInput
 from ..layers.onnx_node import VARIADIC, Computed, NodeSpec, OnnxNode
 from ..layers.onnx_operators import OPERATORS, onnx_node
@@ -140,7 +140,20 @@ class _Builder:
         around = {name: self._constants[n] for name, n in names.items() if n in self._constants}
         builder = _Builder(body, around, self._file)
         graph = builder.build(self._captured(entry))
-        return Body(graph, len(body.inputs), tuple((e.dtype, e.shape) for e in body.outputs), builder.layers)
+        constants = tuple(v for node in graph.nodes for v in node.x if not isinstance(v, Ref))
+        first, places = len(constants), iter(range(len(constants)))
+        steps = tuple(
+            Step(
+                builder.layers[node.layer.name],
+                tuple(first + v.slot if isinstance(v, Ref) else next(places) for v in node.x),
+                tuple((index, first + slot) for index, slot in node.outputs),
+                tuple(first + slot for slot in node.free),
+            )
+            for node in graph.nodes
+        )
+        results = tuple(first + slot for slot in graph.outputs)
+        ends = tuple((e.dtype, e.shape) for e in body.outputs)
+        return Body(steps, constants, results, first + graph.slots, len(body.inputs), ends, builder.layers)
 
     def _fold(self, layer: OnnxNode, entry: Entry) -> bool:
         """Run a node that rearranges constants; the size of what it makes is bounded by that of what it takes."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,22 +26,30 @@ Declared = tuple[str | None, tuple[int | str | None, ...] | None]
 _OBJECT = 128  # bytes of an array beside its elements
 
 
-class Runs(Protocol):
-    """A graph."""
+@dataclass(frozen=True)
+class Step:
+    """A node of a body: the slots of its inputs, (number, slot) for each output that somebody needs, and the slots that
+    nobody needs after it."""
 
-    def run(self, inputs: list[Any], masks: list[Any], num_threads: int | None) -> tuple[list[Any], list[Any]]:
-        """Outputs and their masks."""
-        ...
+    layer: OnnxNode
+    inputs: tuple[int, ...]
+    outputs: tuple[tuple[int, int], ...]
+    free: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Body:
-    """A graph in an attribute.
+    """A graph in an attribute, laid out so that a turn costs little beside its nodes.
 
     Attributes
     ----------
-    graph : Runs
-        Takes its own inputs, then what it uses of the graphs around it.
+    steps : tuple of Step
+    constants : tuple
+        What the first slots hold in every turn. After them come the inputs: its own, then what it uses of the graphs
+        around it.
+    results : tuple of int
+        The slots of its outputs.
+    slots : int
     inputs : int
         How many are its own.
     outputs : tuple of Declared
@@ -49,14 +57,29 @@ class Body:
         Its nodes by name.
     """
 
-    graph: Runs
+    steps: tuple[Step, ...]
+    constants: tuple[Any, ...]
+    results: tuple[int, ...]
+    slots: int
     inputs: int
     outputs: tuple[Declared, ...]
     layers: Mapping[str, OnnxNode]
 
     def run(self, inputs: list[Array], num_threads: int | None) -> list[Array]:
         """Its outputs."""
-        return self.graph.run(inputs, [None] * len(inputs), num_threads)[0]
+        values: list[Any] = [*self.constants, *inputs]
+        values += [None] * (self.slots - len(values))
+        for step in self.steps:
+            y = step.layer.step([values[i] for i in step.inputs], num_threads)
+            if type(y) is list:
+                for index, slot in step.outputs:
+                    values[slot] = y[index]
+            else:
+                for _, slot in step.outputs:
+                    values[slot] = y
+            for slot in step.free:
+                values[slot] = None
+        return [values[i] for i in self.results]
 
 
 class ControlNode(OnnxNode):

@@ -15,6 +15,9 @@ from .onnx_packs import Packs
 Function = Callable[..., Any]
 
 
+_FLOAT = np.dtype(np.float32)
+
+
 class Computed:
     """Stands for an input that is known only when the graph runs."""
 
@@ -145,13 +148,17 @@ class OnnxNode(Layer):
             raise ValueError(f"expected no graphs in attributes, found {sorted(bodies)}")
 
     def forward(self, x: Any, mask: Any, num_threads: int | None, initial_state: Any = None) -> tuple[Any, Any]:
+        with np.errstate(all="ignore"):  # inf and NaN are results, as in any ONNX runtime
+            return self.step(x, num_threads), None
+
+    def step(self, x: Sequence[Any], num_threads: int | None) -> Any:
+        """`run`, its outputs as arrays, its errors with the node's name; NumPy's warnings are the caller's."""
         try:
-            with np.errstate(all="ignore"):  # inf and NaN are results, as in any ONNX runtime
-                y = self.run(x, num_threads)
+            y = self.run(x, num_threads)
         except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
             shapes = ", ".join("–" if v is None else f"{v.dtype} {v.shape}" for v in x)
             raise ValueError(f"{self.where()} on inputs of {shapes}: {error}") from error
-        return ([_float32(v) for v in y] if isinstance(y, (list, tuple)) else _float32(y)), None
+        return [_float32(v) for v in y] if isinstance(y, (list, tuple)) else _float32(y)
 
     def run(self, x: Sequence[Any], num_threads: int | None) -> Any:
         """The output, or a list of them."""
@@ -171,7 +178,7 @@ class OnnxNode(Layer):
 
 def _float32(value: Any) -> Any:
     """An array (NumPy gives scalars for arrays without axes), every float as float32."""
-    if value is None:
-        return None
+    if value is None or (type(value) is np.ndarray and value.dtype == _FLOAT):
+        return value
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.kind == "f" and array.dtype != np.float32 else array

@@ -54,6 +54,8 @@ def floats(x: Array) -> Array:
 
 def check_broadcast(*values: Array) -> None:
     """The same for operands that together are larger than each: (N, 1) beside (1, M)."""
+    if math.prod(v.size for v in values) * 8 <= LIMITS.onnx_made:
+        return  # no broadcast of them is larger, whatever the type
     sizes = np.broadcast_shapes(*(v.shape for v in values))
     check_size(math.prod(sizes), max((v.dtype for v in values), key=lambda kind: kind.itemsize))
 
@@ -164,7 +166,10 @@ def _index(indices: Array, size: int) -> Array:
 def _gather(node: NodeSpec, x: Array, indices: Array) -> Array:
     axis = axis_of(node.integer("axis", 0), x.ndim)
     check_size(indices.size * math.prod(x.shape[:axis] + x.shape[axis + 1 :]), x.dtype)
-    return np.take(x, _index(indices, x.shape[axis]), axis)
+    places = _index(indices, x.shape[axis])
+    if not places.ndim:  # one step of a sequence: a view, where `take` would put all of a transposed x in order first
+        return np.asarray(x[(*[slice(None)] * axis, int(places))])
+    return np.take(x, places, axis)
 
 
 def _gather_elements(node: NodeSpec, x: Array, indices: Array) -> Array:
