@@ -168,7 +168,8 @@ def _gather(node: NodeSpec, x: Array, indices: Array) -> Array:
     check_size(indices.size * math.prod(x.shape[:axis] + x.shape[axis + 1 :]), x.dtype)
     places = _index(indices, x.shape[axis])
     if not places.ndim:  # one step of a sequence: a view, where `take` would put all of a transposed x in order first
-        return np.asarray(x[(*[slice(None)] * axis, int(places))])
+        key: tuple[Any, ...] = (*[slice(None)] * axis, int(places))
+        return np.asarray(x[key])
     return np.take(x, places, axis)
 
 
