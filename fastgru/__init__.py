@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-try:
-    from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, get_num_threads, isa_names, set_num_threads
-except ImportError as error:  # of FASTGRU_ISA or FASTGRU_NUM_THREADS: the command can't catch what imports it
-    from fastgru._core.commands import is_command
-
-    if not str(error).startswith("FASTGRU_") or not is_command():
-        raise
-    print(f"fastgru: {error}", file=sys.stderr)
-    sys.exit(2)
+from fastgru._core.isa import COMPILER, DEFAULT_ISA, OPENMP, get_num_threads, isa_names, set_num_threads
 
 if TYPE_CHECKING:
     from fastgru import layers, nn, ops

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from helpers_layers import normal
 
-import fastgru
 from fastgru import layers, nn
 from fastgru.cli import main
 from fastgru.formats import FormatError, write_safetensors
@@ -421,24 +420,3 @@ def test_a_million_rows_stay_on_disk(tmp_path: Path) -> None:
 
 def test_format_errors_are_value_errors() -> None:
     assert issubclass(FormatError, ValueError)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("FASTGRU_NUM_THREADS", "many", "FASTGRU_NUM_THREADS: expected a whole number >= 1, found 'many'"),
-        ("FASTGRU_ISA", "sse9", "FASTGRU_ISA=sse9: "),
-    ],
-)
-def test_wrong_variables_are_wrong_usage(name: str, value: str, message: str, tmp_path: Path) -> None:
-    """One line and exit code 2, as a module and as the installed script; importing raises, as other files test."""
-    script = tmp_path / "fastgru"
-    script.write_text("import sys\nfrom fastgru.cli import main\nsys.exit(main())\n")
-    home = str(Path(fastgru.__file__).parent.parent)
-    env = {**os.environ, "PYTHONPATH": home, name: value}
-    for command in (["-m", "fastgru"], [str(script)]):
-        run = subprocess.run(
-            [sys.executable, *command, "info", TEXT], capture_output=True, text=True, timeout=120, check=False, env=env
-        )
-        assert run.returncode == 2 and run.stdout == ""
-        assert run.stderr.startswith(f"fastgru: {message}") and run.stderr.count("\n") == 1
