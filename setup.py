@@ -36,6 +36,7 @@ ISAS = {
 STRIPPED = ("-m", "-flto", "-ffast-math", "-funsafe-math", "-ffinite-math", "-fassociative", "-freciprocal", "-Ofast")
 STRIPPED += ("-fno-signed-zeros", "-ffp-contract", "-ffp-model")
 KEPT = ("-m64", "-m32", "-mabi", "-mmacosx-version-min", "-mbranch-protection", "-mno-")
+EXTENSIONS = ("isa", "gru", "stack", "stream", "backward", "dense", "products", "panels", "updates")
 SANITIZE = os.environ.get("FASTGRU_SANITIZE", "")
 COVERAGE = os.environ.get("FASTGRU_COVERAGE", "") == "1"
 
@@ -75,7 +76,8 @@ class Build(build_ext):
         common = self.common_flags()
         openmp, openmp_link = self.openmp_flags()
         for ext in self.extensions:
-            ext.extra_compile_args = [*smaller(common, "-O2"), *openmp]  # the arithmetic is in the kernels
+            # The arithmetic is in the kernels, and in updates
+            ext.extra_compile_args = [*(common if ext.name.endswith(".updates") else smaller(common, "-O2")), *openmp]
             ext.extra_link_args = [*self.link_flags(), *openmp_link]
         isa_ext = next(ext for ext in self.extensions if ext.name.endswith(".isa"))
         isa_ext.extra_objects = self.kernels(common)
@@ -169,7 +171,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("isa", "gru", "stack", "stream", "backward", "dense", "products", "panels")],
+        [extension(name) for name in EXTENSIONS],
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -32,6 +32,12 @@ def float32(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
     float64 and integers are rounded to float32 once, here. No copy is made of float32 whose last axis is contiguous,
     whatever the strides of the other axes.
     """
+    a = strided(value, name, shape)
+    return a.copy() if a.shape[-1] > 1 and a.strides[-1] != 4 else a
+
+
+def strided(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
+    """As `float32`, of any strides of whole floats: a transposed matrix is not copied."""
     a = as_array(value, name)
     if a.dtype.kind not in "fiub":
         # bfloat16 of ml_dtypes has kind "V" and casts by itself; everything else that isn't a number does not
@@ -41,11 +47,9 @@ def float32(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
         raise ValueError(f"{name}: expected shape {_text(shape)}, found {a.shape}")
     if a.dtype != np.float32 or not a.dtype.isnative:
         a = a.astype(np.float32)
-    strides = a.strides
-    odd = any(s % 4 for n, s in zip(a.shape, strides, strict=True) if n > 1)
-    if (a.shape[-1] > 1 and strides[-1] != 4) or not a.flags.aligned or odd:
-        a = a.copy()  # ascontiguousarray would hand a misaligned array back as it is
-    return a
+    odd = any(s % 4 for n, s in zip(a.shape, a.strides, strict=True) if n > 1)
+    # ascontiguousarray would hand a misaligned array back as it is
+    return a.copy() if odd or not a.flags.aligned else a
 
 
 def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> F32:

@@ -28,6 +28,7 @@ from fastgru.checks import (
     check_offsets,
     float32,
     output,
+    strided,
     whole_numbers,
 )
 from fastgru.gradients import Gradients, GRUCache, check_trainable, gru_backward
@@ -87,11 +88,11 @@ def pack_gru(
         A weight that is no array of numbers or has another shape; an unknown activation; update_gate "new" with a σ for
         which σ(-a) = 1 - σ(a) does not hold.
     """
-    weight_hh = float32(weight_hh, "weight_hh", ("3H", "H"))
+    weight_hh = strided(weight_hh, "weight_hh", ("3H", "H"))
     hidden = weight_hh.shape[1]
     if hidden < 1 or weight_hh.shape[0] != 3 * hidden:
         raise ValueError(f"weight_hh: expected shape (3H, H) with H >= 1, found {weight_hh.shape}")
-    weight_ih = float32(weight_ih, "weight_ih", (3 * hidden, "I"))
+    weight_ih = strided(weight_ih, "weight_ih", (3 * hidden, "I"))
     if weight_ih.shape[1] < 1:
         raise ValueError(f"weight_ih: expected shape ({3 * hidden}, I) with I >= 1, found {weight_ih.shape}")
     if bias_ih is not None:
@@ -307,7 +308,7 @@ def _valid_steps(lengths: Any, mask: Any, offsets: Any, rows: int, steps: int) -
 
 def pack_dense(weight: Any, bias: Any = None, *, _isa: str | None = None) -> PackedDense:
     """Lay a dense layer's weight (M, K) and bias (M,) or None out for this machine, for many calls of `dense`."""
-    weight = float32(weight, "weight", ("M", "K"))
+    weight = strided(weight, "weight", ("M", "K"))
     if min(weight.shape) < 1:
         raise ValueError(f"weight: expected shape (M, K) with M, K >= 1, found {weight.shape}")
     if bias is not None:

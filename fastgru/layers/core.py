@@ -236,7 +236,7 @@ class Dense(Layer):
         kernel = as_float32(self.weights["kernel"])
         bias = as_float32(self.weights["bias"]) if self.use_bias else None
         self._width = kernel.shape[0]
-        self._packed = ops.pack_dense(np.ascontiguousarray(kernel.T), bias)
+        self._packed = ops.pack_dense(kernel.T, bias)
 
     def build(self, shape: Shape, rng: np.random.Generator) -> None:
         weights = {"kernel": glorot_uniform(rng, (shape[-1], self.units))}

@@ -189,7 +189,7 @@ def own_weights(network: Network, compiled: Compiled) -> None:
     """Make every weight an array of training's own: those of a file may be mapped from it, others are the caller's."""
     for path, layer in network.paths():
         if any(compiled.owned.get(f"{path}/{name}") is not value for name, value in layer.weights.items()):
-            layer.assign({name: np.array(value, np.float32) for name, value in layer.weights.items()})
+            layer.assign({name: np.array(value, np.float32, order="C") for name, value in layer.weights.items()})
             compiled.owned.update({f"{path}/{name}": value for name, value in layer.weights.items()})
 
 

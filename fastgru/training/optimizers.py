@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.updates import adam
 from ..layers.base import Array
 from ..layers.training_step import Gradient, SparseRows
 from .names import find
@@ -93,7 +94,7 @@ class Optimizer(ABC):
 
     def start(self, slot: str, weight: Array) -> Array:
         """What a slot holds before the first step."""
-        return np.zeros_like(weight)
+        return np.zeros(weight.shape, np.float32)
 
     # -- state -----------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class Optimizer(ABC):
         for key, value in state.items():
             slot, _, name = key.partition("/")
             if key != "iterations":
-                kept.setdefault(name, {})[slot] = np.array(value, np.float32)
+                kept.setdefault(name, {})[slot] = np.array(value, np.float32, order="C")
         wrong = [name for name, slots in kept.items() if set(slots) != set(self.slots)]
         if wrong or "iterations" not in state:
             found = f"{sorted(kept[wrong[0]])} for {wrong[0]!r}" if wrong else "no number of steps"
@@ -242,13 +243,21 @@ class Adam(Optimizer):
         self.slots = ("momentum", "velocity", *(("velocity_hat",) if amsgrad else ()))
 
     def update(self, weight: Array, gradient: Gradient, rate: np.float32, slots: dict[str, Array]) -> None:
-        g, momentum, velocity, t = _dense(gradient), slots["momentum"], slots["velocity"], self.iterations
-        bias = math.sqrt(1 - float(self.beta_2) ** t) / (1 - float(self.beta_1) ** t)
-        momentum += (g - momentum) * (np.float32(1) - self.beta_1)
-        velocity += (g * g - velocity) * (np.float32(1) - self.beta_2)
-        if self.amsgrad:
-            velocity = np.maximum(slots["velocity_hat"], velocity, out=slots["velocity_hat"])
-        weight -= momentum * np.float32(rate * bias) / (np.sqrt(velocity) + self.epsilon)
+        bias = math.sqrt(1 - float(self.beta_2) ** self.iterations) / (1 - float(self.beta_1) ** self.iterations)
+        flat = np.asarray(weight, np.float32, order="C")
+        adam(
+            flat,
+            np.asarray(_dense(gradient), np.float32, order="C"),
+            slots["momentum"],
+            slots["velocity"],
+            slots.get("velocity_hat"),
+            np.float32(1) - self.beta_1,
+            np.float32(1) - self.beta_2,
+            np.float32(rate * bias),
+            self.epsilon,
+        )
+        if flat is not weight:
+            weight[...] = flat
 
 
 class AdamW(Adam):
