@@ -1,7 +1,7 @@
 """scikit-learn's digits, read row by row: what fastgru, Keras and a plain PyTorch loop learn, and how fast.
 
     python benchmarks/digits.py --accuracy [--seeds 5] [--epochs 30]   # some minutes: the more, the fewer processors
-    python benchmarks/digits.py --speed [--threads 1 2]                # a minute; wants a machine that does nothing else
+    python benchmarks/digits.py --speed [--threads 1 2]                # a minute; wants an idle machine
     python benchmarks/digits.py --update                               # what was measured last, into docs/digits.md
 
 The model: GRU(128, return_sequences), GRU(64), Dense(10, softmax); Adam, 32 rows a step, 30 epochs.

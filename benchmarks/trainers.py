@@ -1,7 +1,7 @@
 """scikit-learn's digits read row by row, and the engines that learn them, each in a process of its own.
 
 The model is two recurrent layers and a softmax; the 8 rows of an image, 8 pixels each, are the time steps. Every engine
-computes loss and accuracy of each epoch, takes 32 rows a step in an order that it draws anew, and moves by Adam at 0.001.
+computes loss and accuracy of each epoch, takes 32 rows a step in an order that it draws anew, and moves by Adam.
 Initialisers are each framework's defaults: Keras' in fastgru and Keras, PyTorch's in PyTorch.
 """
 

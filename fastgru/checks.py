@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+_FLOAT32 = np.dtype(np.float32)
 
 
 def as_array(value: Any, name: str) -> NDArray[Any]:
@@ -39,17 +40,21 @@ def float32(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
 def strided(value: Any, name: str, shape: tuple[int | str, ...]) -> F32:
     """As `float32`, of any strides of whole floats: a transposed matrix is not copied."""
     a = as_array(value, name)
-    if a.dtype.kind not in "fiub":
+    if a.dtype is not _FLOAT32 and a.dtype.kind not in "fiub":
         # bfloat16 of ml_dtypes has kind "V" and casts by itself; everything else that isn't a number does not
         if a.dtype.name != "bfloat16":
             raise TypeError(f"{name}: expected real numbers, found dtype {a.dtype}")
-    if a.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, a.shape, strict=True)):
-        raise ValueError(f"{name}: expected shape {_text(shape)}, found {a.shape}")
-    if a.dtype != np.float32 or not a.dtype.isnative:
+    if a.shape != shape:
+        if a.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, a.shape, strict=True)):
+            raise ValueError(f"{name}: expected shape {_text(shape)}, found {a.shape}")
+    if a.dtype is not _FLOAT32 and (a.dtype != np.float32 or not a.dtype.isnative):
         a = a.astype(np.float32)
-    odd = any(s % 4 for n, s in zip(a.shape, a.strides, strict=True) if n > 1)
-    # ascontiguousarray would hand a misaligned array back as it is
-    return a.copy() if odd or not a.flags.aligned else a
+    flags = a.flags
+    if flags.aligned and (
+        flags.c_contiguous or all(s % 4 == 0 for n, s in zip(a.shape, a.strides, strict=True) if n > 1)
+    ):
+        return a
+    return a.copy()  # ascontiguousarray would hand a misaligned array back as it is
 
 
 def output(value: Any, name: str, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> F32:

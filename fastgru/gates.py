@@ -151,13 +151,12 @@ def for_backward(weights: Weights, *, reset_after: bool) -> tuple[list[Array], A
     Returns [U^T (H, 3H)] with reset_after, else [U_n^T (H, H), [U_r U_z]^T (H, 2H)]; and [W_n W_r W_z]^T (I, 3H).
     """
     hidden = weights.weight_hh.shape[1]
-    r_z, n = np.split(weights.weight_hh, [2 * hidden])
-    recurrent = [weights.weight_hh.T] if reset_after else [n.T, r_z.T]
-    r_z, n = np.split(weights.weight_ih, [2 * hidden])
-    return recurrent, np.concatenate([n, r_z]).T
+    hh, ih = weights.weight_hh, weights.weight_ih
+    recurrent = [hh.T] if reset_after else [hh[2 * hidden :].T, hh[: 2 * hidden].T]
+    return recurrent, np.concatenate([ih[2 * hidden :], ih[: 2 * hidden]]).T
 
 
 def from_cache_order(a: Array) -> Array:
     """Blocks n r z along axis 0 to r z n."""
-    n, r_z = np.split(a, [a.shape[0] // 3])
-    return np.concatenate([r_z, n])
+    hidden = a.shape[0] // 3
+    return np.concatenate([a[hidden:], a[:hidden]])

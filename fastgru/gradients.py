@@ -5,6 +5,7 @@ The equations are in `fastgru.reference`, derived above `gru_cell_backward`.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class GRUCache:
         return 0 if self.gates is None else self.gates.nbytes
 
 
+@functools.lru_cache(256)
 def check_trainable(activation: tuple[str, float, float], recurrent_activation: tuple[str, float, float]) -> None:
     """Raise ValueError for an activation without a derivative here."""
     for role, (name, alpha, _) in (("activation", activation), ("recurrent_activation", recurrent_activation)):

@@ -21,7 +21,7 @@ from fastgru._core.table cimport (
     fg_table,
 )
 
-from fastgru._core.packing import pack_panels
+from fastgru._core.packing import pack_panels, padded_range
 
 cnp.import_array()
 
@@ -303,10 +303,3 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     elif N:
         dh0[...] = 0 if dh_n is None else dh_n
     return dx, dh0, dw_ih[:, :I], dw_hh[:, :H], column_sums[: 3 * H], column_sums[H:] if after else None
-
-
-def padded_range(int64_t size, int64_t width):
-    """0 … size - 1, padded with -1 to whole vectors: the lanes of `pack_panels` for a matrix in its own order."""
-    lanes = np.full(round_up(size, width), -1, np.int64)
-    lanes[:size] = np.arange(size)
-    return lanes

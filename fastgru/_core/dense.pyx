@@ -11,7 +11,7 @@ from fastgru._core.isa cimport find, parse_activation, threads_for
 from fastgru._core.memory cimport aligned, round_up
 from fastgru._core.table cimport FG_MAX_ROWS, fg_act, fg_linear, fg_linear_scratch, fg_table
 
-from fastgru._core.packing import pack_panels, pack_vector
+from fastgru._core.packing import pack_panels, pack_vector, padded_range
 
 cnp.import_array()
 
@@ -46,8 +46,7 @@ cdef class PackedDense:
         self.isa = self.table.name.decode()
         W = self.table.width
         self.output_size = weight.shape[0]
-        lanes = np.full(round_up(self.output_size, W), -1, np.int64)
-        lanes[:self.output_size] = np.arange(self.output_size)
+        lanes = padded_range(self.output_size, W)
         self.arrays = pack_panels(weight, lanes, W), pack_vector(bias, lanes)
         self.linear.inputs, self.linear.vecs = weight.shape[1], len(lanes) // W
         self.linear.weight = <const float *>cnp.PyArray_DATA(self.arrays[0])

@@ -12,7 +12,7 @@ from fastgru._core.isa cimport find, parse_activation, threads_for
 from fastgru._core.memory cimport aligned, round_up
 from fastgru._core.table cimport FG_MAX_ROWS, fg_gru, fg_step_scratch, fg_table
 
-from fastgru._core.packing import gate_lanes, pack_panels, pack_vector, unpack_panels
+from fastgru._core.packing import gru_lanes, pack_panels, pack_vector, unpack_panels
 
 cnp.import_array()
 
@@ -278,11 +278,7 @@ cdef class PackedGRU:
         self.arrays = tuple(arrays)
 
     def _lanes(self):
-        """Which row of a (3H, K) matrix each output lane of each pass holds, and those of n alone."""
-        r, z, n = (gate_lanes(gate, self.gru.hidden_size, self.table.width) for gate in range(3))
-        if self.gru.reset_after:
-            return [np.stack([r, z, n], axis=1).ravel()], n.ravel()
-        return [np.concatenate([r.ravel(), z.ravel()]), n.ravel()], n.ravel()
+        return gru_lanes(self.gru.hidden_size, self.table.width, bool(self.gru.reset_after))
 
     def weights(self):
         """weight_ih (3H, I) and weight_hh (3H, H) in convention K, unpacked."""

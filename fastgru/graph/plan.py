@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     slots: int
+
+    @cached_property
+    def differentiable(self) -> tuple[list[Ref], ...]:
+        """The slots that each call has a gradient for, when it has one at all."""
+        return tuple(leaves((node.x, node.state), Ref) for node in self.nodes)
 
     def run(self, inputs: list[Any], masks: list[Any], num_threads: int | None) -> tuple[list[Any], list[Any]]:
         """Outputs and their masks for one value and mask per input."""

@@ -11,7 +11,7 @@ from ..layers.base import Array
 from ..layers.bidirectional import Bidirectional
 from ..layers.recurrent import RNN
 from ..layers.training_step import Back, LogitGradient, TrainingStep
-from .plan import Graph, Node, Ref, fill, leaves
+from .plan import Graph, Node, Ref, fill
 
 
 def untrainable(graph: Graph, input_gradients: bool = False) -> str:
@@ -112,34 +112,29 @@ def _wanted(graph: Graph, input_gradients: bool) -> tuple[list[bool], list[bool]
     for slot in graph.inputs:
         depends[slot] = input_gradients
     before = []
-    for node in graph.nodes:
-        before.append(node.layer.learns() or any(depends[ref.slot] for ref in _differentiable(node)))
+    for node, refs in zip(graph.nodes, graph.differentiable, strict=True):
+        before.append(node.layer.learns() or any(depends[ref.slot] for ref in refs))
         for _, slot in node.outputs:
             depends[slot] = before[-1]
     reached = [False] * graph.slots
     for slot in graph.outputs:
         reached[slot] = True
     wanted = []
-    for node, depends_on in zip(reversed(graph.nodes), reversed(before), strict=True):
-        wanted.append(depends_on and any(reached[slot] for _, slot in node.outputs))
+    for i in reversed(range(len(graph.nodes))):
+        wanted.append(before[i] and any(reached[slot] for _, slot in graph.nodes[i].outputs))
         if wanted[-1]:
-            for ref in _differentiable(node):
+            for ref in graph.differentiable[i]:
                 reached[ref.slot] = True
     return depends, wanted[::-1]
 
 
 def _refusal(graph: Graph, depends: list[bool], wanted: list[bool]) -> str:
     """Why one of the wanted calls cannot be gone back through; empty where all can."""
-    for node, goes_back in zip(graph.nodes, wanted, strict=True):
-        through = any(depends[ref.slot] for ref in _differentiable(node))
+    for node, refs, goes_back in zip(graph.nodes, graph.differentiable, wanted, strict=True):
+        through = any(depends[ref.slot] for ref in refs)
         if goes_back and (reason := node.layer.untrainable(through)):
             return reason
     return ""
-
-
-def _differentiable(node: Node) -> list[Ref]:
-    """The slots that a call has a gradient for, when it has one at all."""
-    return leaves((node.x, node.state), Ref)
 
 
 def _call(

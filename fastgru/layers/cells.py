@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import gates, ops
 from .._core.isa import check_activation
+from .._core.packing import transposed
 from ..gradients import check_trainable
 from .activations import gate_spec
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
@@ -158,7 +159,7 @@ class GRUCell(Layer):
             given = gates.to_keras(found, reset_after=self.reset_after)
         for name, gradient in zip(("kernel", "recurrent_kernel", "bias"), given, strict=True):
             if gradient is not None:
-                step.add(owner, name, np.ascontiguousarray(gradient))
+                step.add(owner, name, transposed(gradient.T) if gradient.ndim == 2 else gradient)
 
     def untrainable(self, through: bool = False) -> str:
         where = f"cannot train through layer {self.name!r} (GRU)"

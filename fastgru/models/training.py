@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import train
 from ..layers.base import Array, Layer, initial_weights_from
 from ..layers.training_step import TrainingStep
 from ..training import fit as loop
@@ -36,7 +37,9 @@ class _Network:
         self._model = model
 
     def train(self, x: Any, mask: Any, step: TrainingStep) -> tuple[Any, Any, Callable[[Any], Any]]:
-        return self._model.train(x, mask, step)
+        model = self._model
+        outputs, shown, back = train(model.graph, model._inputs(x), model._masks(x, mask), step)
+        return outputs[0], shown[0], lambda dy: back([dy])
 
     def score(self, x: Any, mask: Any, num_threads: int | None) -> tuple[Any, Any]:
         return self._model.forward(x, mask, num_threads)
