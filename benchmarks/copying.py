@@ -3,7 +3,7 @@
     python benchmarks/copying.py [--seeds 5] [--steps 250]     # some minutes
     python benchmarks/copying.py --update                      # what was measured last, into docs/copying.md
 
-A row shows one of 8 symbols, then 200 blanks; after the last the symbol is asked for. GRUs (fastgru's, by `ops.gru`) and
+A row shows one of 8 symbols, then 200 blanks; after the last the symbol is asked for. GRUs (of fastgru's `ops.gru`) and
 plain tanh networks (NumPy, here) of 64 units have the same softmax layer, data, loss and optimiser. Measured is the
 norm of dL/dh_t of every state h_t, over that of the last, before training and after it.
 """

@@ -253,6 +253,76 @@ for kind in ("batch", "ragged", "stack"):
     assert done.returncode == 0, done.stderr
 
 
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@bench
+@pytest.mark.slow
+def test_digits_are_learnt_and_reported() -> None:
+    """One epoch of few rows by every engine that is here, in a process of its own; the tables of the pages."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'fastgru[bench]'")
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+import trainers, digits, lstm
+if __name__ == "__main__":
+    trainers.conditions()
+    for engine in trainers.versions():
+        process = trainers.Process(engine, trainers.native.processors()[-1:])
+        parameters = 3 * 4 * (8 + 4 + 2) + 3 * 3 * (4 + 3 + 2) + 3 * 10 + 10
+        assert process.ask("prepare", "key", "GRU", (4, 3), 0) == parameters
+        times = process.ask("epochs", "key", 1)
+        learnt = process.ask("learn", "GRU", (4, 3), 0, 1)
+        process.stop()
+        assert len(times) == 1 and times[0] > 0 and 0 <= learnt["accuracy"] <= 1
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(BENCHMARKS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@bench
+def test_pages_of_training_show_what_was_measured() -> None:
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+import digits, lstm
+about = {"processor": "p", "system": "s", "python": "3", "versions": {"fastgru": "1"}, "date": "d"}
+speed = about | {"milliseconds": {"1": {"fastgru": [86.0, 86.0], "Keras": [258.0, 258.0]}}}
+right = about | {"engines": {"fastgru": {"accuracy": [0.9, 1.0], "parameters": 7}}}
+text = digits.text({"speed": speed, "accuracy": right})
+assert "| 1 | Keras | 258 (258 … 258) | 6.00 | 3.00 |" in text, text
+assert "| fastgru | 7 | 0.9500 | 0.0707 | 0.9000, 1.0000 |" in text, text
+name = next(iter(lstm.MODELS))
+found = about | {"milliseconds": {name: [5.0]}, "parameters": {name: 9}}
+assert f"| {name} | 9 | 5 (5 … 5) |  |  |" in lstm.table({"speed": found})
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(BENCHMARKS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@bench
+def test_gradients_of_the_copying_task_are_slopes_of_its_loss() -> None:
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+import numpy as np, copying
+copying.BLANKS = 9
+for name, (network, make) in copying.NETWORKS.items():
+    rng = np.random.default_rng(0)
+    w, (x, symbols) = make(rng), copying.batch(rng, 5)
+    w |= {"dense": copying.glorot(rng, copying.SYMBOLS, copying.UNITS), "dense_bias": np.zeros(8, np.float32)}
+    def loss(w):
+        return copying.slope(network.forward(w, x)[0], w["dense"], w["dense_bias"], symbols)[0]
+    h, cache = network.forward(w, x)
+    d = copying.slope(h, w["dense"], w["dense_bias"], symbols)[1] @ w["dense"]
+    found = network.back(w, d, cache)["weight_hh"]
+    steepest = float(np.linalg.norm(found))
+    up, down = (loss(w | {"weight_hh": w["weight_hh"] + e * found / steepest}) for e in (0.01, -0.01))
+    assert abs((up - down) / 0.02 - steepest) < 0.05 * steepest + 1e-4, (name, up, down, steepest)
+    walk = list(network.walk(w, x, lambda h: d))
+    assert len(walk) == 10 and np.array_equal(walk[0], d)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(BENCHMARKS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # ----------------------------------------------------------------------------------------------------------- guard
 
 

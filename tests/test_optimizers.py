@@ -180,3 +180,28 @@ def test_bad_input() -> None:
         optimizers.SGD().apply({"other": weights["bias"]}, weights)
     with pytest.raises(ValueError, match=r"values: expected one value more than the 1 boundaries"):
         schedules.PiecewiseConstantDecay([1], [0.1])
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_adam_rounds_as_numpy_does(amsgrad: bool, order: Any) -> None:
+    """Bit for bit the formula in NumPy, whatever the memory order of the weight."""
+    rng, adam = np.random.default_rng(0), optimizers.Adam(amsgrad=amsgrad)
+    weight = np.array(rng.standard_normal((7, 11)), np.float32, order=order)
+    w, m, v, hat = weight.copy(), *np.zeros((3, 7, 11), np.float32)
+    for t in range(1, 6):
+        g = rng.standard_normal(w.shape).astype(np.float32)
+        adam.apply({"w": g}, {"w": weight})
+        bias = (1 - float(adam.beta_2) ** t) ** 0.5 / (1 - float(adam.beta_1) ** t)
+        m += (g - m) * (np.float32(1) - adam.beta_1)
+        v += (g * g - v) * (np.float32(1) - adam.beta_2)
+        np.maximum(hat, v, out=hat)
+        w -= m * np.float32(np.float32(0.001) * bias) / (np.sqrt(hat if amsgrad else v) + adam.epsilon)
+    assert np.array_equal(weight, w)
+
+
+def test_adam_refuses_the_slots_of_another_weight() -> None:
+    adam, state = optimizers.Adam(), {"iterations": np.array(1)}
+    adam.set_state(state | {f"{slot}/w": np.zeros(5, np.float32) for slot in adam.slots})
+    with pytest.raises(ValueError, match=r"expected C-contiguous float32 of 6 numbers, found float32 \(5,\)"):
+        adam.apply({"w": np.ones(6, np.float32)}, {"w": np.ones(6, np.float32)})

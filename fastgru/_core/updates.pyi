@@ -9,8 +9,8 @@ def adam(
     momentum: F32,
     velocity: F32,
     velocity_hat: F32 | None,
-    rest_1: float,
-    rest_2: float,
-    rate: float,
-    epsilon: float,
+    rest_1: float | np.float32,
+    rest_2: float | np.float32,
+    rate: float | np.float32,
+    epsilon: float | np.float32,
 ) -> None: ...
