@@ -148,7 +148,8 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
     with _CLAIM:  # of two threads with one cache, one finds it used
         cache.check_unused()
         cache.used = True
-    kept = cache.gates if cache.gates is not None else recompute(cache, num_threads)
+        memory, cache.gates = cache.gates, None  # nobody takes it over before this pass is done with it
+    kept = memory if memory is not None else recompute(cache, num_threads)
     weights = gates.Weights(*packed.weights(), None, None)
     recurrent, inputs = gates.for_backward(weights, reset_after=packed.reset_after)
     dx, dh0, dw_ih, dw_hh, db_ih, db_hh = backward(
@@ -173,7 +174,7 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
     )
     has_h0 = cache.h0 is not None
     cache.x = cache.y = np.empty(0, np.float32)  # what is left to the next pass is memory
-    cache.h0 = None
+    cache.h0, cache.gates = None, memory
     db_ih = gates.from_cache_order(db_ih)
     found = gates.Weights(
         gates.from_cache_order(dw_ih),

@@ -23,6 +23,7 @@ from helpers_gradients import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fastgru import gradients as gradients_module
 from fastgru import ops
 
 SETTINGS = settings(deadline=None, max_examples=250, derandomize=True, print_blob=False)
@@ -541,3 +542,18 @@ def test_layouts_of_the_helper_are_those_of_the_call() -> None:
             case = Case(4, 3, 2, 5, ragged=ragged, batch_first=batch_first)
             y = case.call(ops.gru, case.packed())[0]
             assert in_layout(case, upstream(case)[0]).shape == y.shape
+
+
+def test_memory_is_not_taken_over_while_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's forward pass may ask for it as soon as the backward pass has begun."""
+    case = Case(5, 4, 3, 6)
+    cache = ops.gru(case.arrays()["x"], case.packed(), return_cache=True)[2]
+    kept, backward = cache.gates, gradients_module.backward
+
+    def meanwhile(*arguments: Any) -> Any:
+        assert not np.shares_memory(cache.take(kept.shape), kept)
+        return backward(*arguments)
+
+    monkeypatch.setattr(gradients_module, "backward", meanwhile)
+    ops.gru_backward(None, cache)
+    assert np.shares_memory(cache.take(kept.shape), kept)
