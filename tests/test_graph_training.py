@@ -296,6 +296,19 @@ def test_logits_of_an_output_that_is_used_again() -> None:
     np.testing.assert_allclose(step.gradients[first]["kernel"], sums, atol=1e-6)
 
 
+def test_logits_of_a_nested_model_whose_output_is_used_again() -> None:
+    first, second, x = layers.Dense(3, "softmax"), layers.Dense(2), normal(N, F)
+    inner = Sequential([layers.Input((F,)), first])
+    found = []
+    for layer in (inner, first):
+        nodes = (Node(layer, Ref(0), ((0, 1),)), Node(second, Ref(1), ((0, 2),)))
+        dz, dy = upstream([np.zeros((N, 3)), np.zeros((N, 2))])
+        (dx,), step, _ = gradients(Graph(nodes, (0,), (1, 2), 3), [x], lambda _, dz=dz, dy=dy: [LogitGradient(dz), dy])
+        found.append((dx, step.gradients[first]["kernel"]))
+    for nested, flat in zip(*found, strict=True):
+        assert_same(nested, flat, "nested")
+
+
 # -- what cannot be trained ----------------------------------------------------------------
 
 

@@ -168,23 +168,24 @@ def _go_back(node: Node, back: Back, found: list[tuple[int, list[Any]]], gradien
         dy: list[Any] = [None] * node.layer.output_count()
         for index, parts in found:
             dy[index] = _total(parts)
-        passes: list[Any] = [dy]
-    else:  # a gradient of logits goes back by itself: the two are of different arrays
-        parts = [part for _, some in found for part in some]
-        arrays = [part for part in parts if not isinstance(part, LogitGradient)]
-        passes = [*([_total(arrays)] if arrays else []), *(p for p in parts if isinstance(p, LogitGradient))]
-    for dy in passes:
         dx = back(dy)
-        if node.state is not None:
-            dx, dstate = dx
-            _scatter(_flat(node.state), dstate, gradients)
-        _scatter(node.x, dx, gradients)
+    else:
+        dx = back(_total([part for _, some in found for part in some]))
+    if node.state is not None:
+        dx, dstate = dx
+        _scatter(_flat(node.state), dstate, gradients)
+    _scatter(node.x, dx, gradients)
 
 
 def _total(parts: list[Any]) -> Any:
-    """The sum in the order given; None for nothing."""
+    """The sum in the order given; None for nothing. Gradients of logits take those of the output itself with them."""
+    arrays = [part for part in parts if not isinstance(part, LogitGradient)]
+    logits = [part for part in parts if isinstance(part, LogitGradient)]
+    if logits:
+        arrays += [part.dy for part in logits if part.dy is not None]
+        return LogitGradient(_total([part.dx for part in logits]), _total(arrays))
     total: Array | None = None
-    for part in parts:
+    for part in arrays:
         total = part if total is None else total + part
     return total
 

@@ -364,7 +364,9 @@ class Softmax(Layer):
             step.note_logits(y, as_float32(x), "softmax")
 
         def back(dy: Array | LogitGradient) -> Array:
-            dx = dy.dx if isinstance(dy, LogitGradient) else softmax_back(dy, y, self._axes)
+            if isinstance(dy, LogitGradient):
+                return dy.through(back)
+            dx = softmax_back(dy, y, self._axes)
             return dx if mask is None else np.where(np.broadcast_to(mask, y.shape), dx, np.float32(0.0))
 
         return y, mask, back

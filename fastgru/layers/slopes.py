@@ -115,7 +115,9 @@ def with_slope(spec: tuple[str, float, float], apply: Callable[[Array], Array] |
         y = x if apply is None else apply(x)
 
         def back(dy: Array | LogitGradient) -> Array:
-            return dy.dx if isinstance(dy, LogitGradient) else slope(dy, x, y, alpha, beta)
+            if isinstance(dy, LogitGradient):
+                return dy.through(back)
+            return slope(dy, x, y, alpha, beta)
 
         return y, back
 

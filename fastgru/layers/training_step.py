@@ -64,10 +64,15 @@ class LogitGradient:
     """The gradient of the x of an output y = softmax(x) or sigmoid(x), in place of that of y.
 
     Where y has rounded to 0 or 1 the way through y is blind: a loss that knows x (`TrainingStep.logits`) can hand its
-    gradient over directly.
+    gradient over directly. ``dy`` is that of y by what else y is used for, None where that is nothing.
     """
 
     dx: Array
+    dy: Array | None = None
+
+    def through(self, back: Callable[[Array], Array]) -> Array:
+        """The whole gradient of x, where ``back`` takes dy to x."""
+        return self.dx if self.dy is None else self.dx + back(self.dy)
 
 
 class TrainingStep:
