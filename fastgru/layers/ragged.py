@@ -61,6 +61,8 @@ class Ragged:
         lengths = np.array([len(row) for row in rows], np.int64)
         steps = max(1, int(lengths.max(initial=0)))
         like = np.result_type(*{row.dtype for row in rows})
+        if like.kind != "f" and np.array(fill).astype(like) != fill:  # -1 in uint8, 0.5 in integers
+            like = np.result_type(np.float32)
         padded = np.full((len(rows), steps, *rows[0].shape[1:]), fill, like)
         for place, row in zip(padded, rows, strict=True):
             place[: len(row)] = row
