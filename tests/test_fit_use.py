@@ -225,3 +225,34 @@ def test_ragged_and_padded_rows_train_alike() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     with pytest.raises(AssertionError):
         same(one, small(True))
+
+
+# -- validation after each few epochs --------------------------------------------------------------
+
+
+def test_callbacks_wait_for_validation(tmp_path: Path) -> None:
+    model, saved = small(), []
+    stop = callbacks.EarlyStopping("val_loss", min_delta=9.0, patience=1)
+    best = callbacks.ModelCheckpoint(tmp_path / "{epoch}.safetensors", save_best_only=True)
+    log = callbacks.CSVLogger(tmp_path / "log.csv")
+    options: Any = {"validation_data": (X, Y), "validation_freq": 2, "verbose": 0, "seed": 1}
+    history = model.fit(X, Y, epochs=9, callbacks=[stop, best, log, lambda epoch, logs: saved.append(epoch)], **options)
+    assert saved == [0, 1, 2, 3] and stop.stopped_epoch == 3
+    assert "1.safetensors" not in {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "2.safetensors").exists()
+    loss, val_loss = history.history["loss"], history.history["val_loss"]
+    lines = [f"{i},{loss[i]}," + (f"{val_loss[i // 2]}" if i % 2 else "") for i in range(4)]
+    text = (tmp_path / "log.csv").read_text()
+    assert [line.rstrip(",") for line in text.splitlines()][0].startswith("epoch,loss")
+    rows = [line.split(",") for line in text.splitlines()]
+    place = [rows[0].index(name) for name in ("epoch", "loss", "val_loss")]
+    assert [",".join(row[i] for i in place) for row in rows[1:]] == lines
+
+
+def test_a_log_that_is_appended_to_keeps_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("val_loss,epoch,loss\n1.0,0,2.0\n")
+    log = callbacks.CSVLogger(path, append=True)
+    log.on_train_begin()
+    log.on_epoch_end(1, {"loss": 3.0, "other": 4.0})
+    assert path.read_text().splitlines() == ["val_loss,epoch,loss", "1.0,0,2.0", ",1,3.0"]

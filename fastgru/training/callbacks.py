@@ -182,9 +182,15 @@ class _Monitor(Callback):
             hint = nearest(self.monitor, names)
             raise ValueError(f"monitor: expected one of {sorted(names)}, found {self.monitor!r}{hint}")
 
+    def measured(self, logs: Logs) -> bool:
+        """Whether this epoch has the number: validation may come after each few epochs only."""
+        if self.monitor not in logs and self.monitor in self.params.get("metrics", ()):
+            return False
+        self.check(logs)
+        return True
+
     def improved(self, logs: Logs) -> bool:
         """Whether this epoch is the best so far."""
-        self.check(logs)
         value = self._sign * logs[self.monitor]
         if not value - self.min_delta > self.best:
             return False
@@ -220,6 +226,8 @@ class EarlyStopping(_Monitor):
         self._waited, self._weights = 0, None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self.measured(logs):
+            return
         if self.improved(logs):
             self._waited = 0
             if self.restore_best_weights:
@@ -288,7 +296,7 @@ class ModelCheckpoint(_Monitor):
             self.best = self._sign * self.initial_value_threshold
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not self.save_best_only or self.improved(logs):
+        if not self.save_best_only or (self.measured(logs) and self.improved(logs)):
             path = self.filepath.format(epoch=epoch + 1, **logs)
             self.model.save(path)
             if self.verbose:
@@ -296,31 +304,48 @@ class ModelCheckpoint(_Monitor):
 
 
 class CSVLogger(Callback):
-    """One row an epoch. A run that is gone on with drops the rows that came after its checkpoint."""
+    """One row an epoch, its columns named in the first line; what an epoch has not measured is empty.
+
+    A run that is gone on with drops the rows that came after its checkpoint.
+    """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
-        self._started, self._size = append, 0
+        self._size = 0
+        self._columns: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._started = self.append and os.path.exists(self.filename)
-        self._size = os.path.getsize(self.filename) if self._started else 0
+        self._columns = self._title() if self.append else []
+        self._size = os.path.getsize(self.filename) if self._columns else 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        with open(self.filename, "a" if self._started else "w", newline="", encoding="utf-8") as file:
+        started = bool(self._columns)
+        if not started:
+            self._columns = ["epoch", *logs]
+            validated = any(name.startswith("val_") for name in self.params.get("metrics", ()))
+            if validated and not any(name.startswith("val_") for name in logs):  # comes after each few epochs
+                self._columns += [f"val_{name}" for name in logs]
+        with open(self.filename, "a" if started else "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, delimiter=self.separator)
-            if not self._started:
-                rows.writerow(["epoch", *logs])
-            rows.writerow([epoch, *logs.values()])
+            if not started:
+                rows.writerow(self._columns)
+            values = {**logs, "epoch": epoch}
+            rows.writerow([values.get(name, "") for name in self._columns])
             self._size = file.tell()
-        self._started = True
+
+    def _title(self) -> list[str]:
+        """The columns of the file; none where it is empty or not there."""
+        if not os.path.exists(self.filename):
+            return []
+        with open(self.filename, newline="", encoding="utf-8") as file:
+            return next(csv.reader(file, delimiter=self.separator), [])
 
     def state(self) -> dict[str, Any]:
         return {"size": self._size}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._size = int(state["size"])
-        self._started = self._size > 0
+        self._columns = self._title() if self._size > 0 else []
         if os.path.exists(self.filename) and 0 < self._size < os.path.getsize(self.filename):
             os.truncate(self.filename, self._size)
 
