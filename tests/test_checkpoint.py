@@ -225,6 +225,22 @@ def test_a_log_has_each_epoch_once(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
 
 
+def test_metrics_with_settings_of_all_kinds_go_on_within_an_epoch(tmp_path: Path) -> None:
+    def make() -> Sequential:
+        model = Sequential([layers.Input((3,)), layers.Dense(1, "sigmoid")])
+        model.compile("sgd", "bce", [metrics.AUC(), metrics.Precision(), metrics.F1Score("micro", 0.5)])
+        return model
+
+    x = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    options: dict[str, Any] = {"batch_size": 4, "epochs": 2, "verbose": 0, "seed": 5}
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_every": 1, "resume": True}
+    y = (x.sum(1) > 0).astype(int)
+    with pytest.raises(run.Killed):
+        make().fit(x, y, **options, **kept, callbacks=[run.Kill("batch", 3)])
+    assert read_checkpoint(tmp_path / "run").facts["metrics"]
+    assert make().fit(x, y, **options, **kept).history == make().fit(x, y, **options).history
+
+
 # -- real kills ------------------------------------------------------------------------------------
 
 

@@ -241,7 +241,7 @@ class Run:
             loss, rows = map(_number, saved.facts["loss"])
             metrics = [{**state, **saved.copied(f"metrics/{i}/")} for i, state in enumerate(saved.facts["metrics"])]
             for state in metrics:
-                [_number(value) for value in state.values() if not isinstance(value, np.ndarray)]
+                [_number(value) for value in state.values() if not isinstance(value, (bool, np.ndarray))]
             if len(saved.facts["callbacks"]) != len(self._keepers()) or len(metrics) not in (
                 0,
                 len(self.about["metrics"]),
