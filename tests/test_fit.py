@@ -244,6 +244,8 @@ def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
         ({"validation_split": 1.5}, "validation_split: expected a number between 0 and 1"),
         ({"sample_weight": np.ones(3)}, "sample_weight: expected one for each of 64 rows"),
         ({"class_weight": {0: 1.0}}, "class_weight: expected a weight for each class, found none for 1"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to below 2.64, found -1"),
+        ({"initial_epoch": -1}, "initial_epoch: expected at least 0, found -1"),
         ({"validation_data": 3}, r"validation_data: expected \(x, y\)"),
         ({"callbacks": [callbacks.EarlyStopping("val_loss")]}, r"monitor: expected one of \['accuracy', 'loss'\]"),
     ],

@@ -312,7 +312,7 @@ LATE[-1] = 3
         ({"validation_data": (X, Y[:3])}, "validation_data: y: expected labels for the 20 rows"),
         ({"validation_data": (X, Y, np.ones(3))}, "validation_data: sample_weight: expected one for each"),
         ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
-        ({"epochs": -1}, "epochs: expected at least 1, found -1"),
+        ({"epochs": -1}, "epochs: expected at least 0, found -1"),
         ({"batch_size": 2.5}, "batch_size: expected a whole number, found 2.5"),
         ({"verbose": 3}, "verbose: expected 0, 1, 2 or 'auto', found 3"),
         ({"callbacks": [callbacks.EarlyStopping("val_loss")]}, r"monitor: expected one of \['accuracy', 'loss'\]"),
@@ -368,3 +368,18 @@ def test_validation_that_runs_out() -> None:
     assert len(seen.history["val_loss"]) == 1
     with pytest.raises(ValueError, match="expected rows to evaluate, found none"):
         small().evaluate(X[:0], Y[:0])
+
+
+@pytest.mark.parametrize("labels", [np.zeros((20, 5, 1)), np.full((20, 5), 2), np.zeros((20, 5, 3))])
+def test_class_weights_are_for_rows(labels: Any) -> None:
+    """Of labels of steps the first one, or the largest, would be taken for the row's."""
+    with pytest.raises(ValueError, match="class_weight: expected labels of rows, found those of steps, shape"):
+        small().fit(X, labels, class_weight={0: 1.0, 1: 2.0, 2: 3.0}, verbose=0)
+
+
+@pytest.mark.parametrize(("kind", "masked"), [("uint8", -1.0), ("int64", 0.5), ("float32", 0.5)])
+def test_ragged_rows_are_padded_with_what_masking_takes_for_padding(kind: str, masked: float) -> None:
+    model = Sequential([layers.Input((None, 3)), layers.Masking(masked), layers.GRU(4)])
+    rows = [np.arange(1, 3 * n + 1).reshape(n, 3).astype(kind) for n in (5, 2, 3)]
+    alone = np.concatenate([model.predict(row[None].astype(np.float32)) for row in rows])
+    np.testing.assert_array_equal(model.predict(rows), alone)

@@ -224,7 +224,12 @@ def _other_than(values: Array | Ragged, rows: int) -> str:
 def _by_class(labels: Array | Ragged, class_weight: Classes) -> Array:
     if isinstance(labels, Ragged):
         raise ValueError("class_weight: expected labels of rows, found those of steps; give a sample_weight")
-    classes = labels.argmax(-1) if labels.ndim == 2 and labels.shape[-1] > 1 else labels.reshape(len(labels), -1)[:, 0]
+    one_hot = labels.ndim == 2 and labels.shape[-1] > 1
+    if labels[:1].size > 1 and not (one_hot and ((labels >= 0) & (labels <= 1)).all()):
+        raise ValueError(
+            f"class_weight: expected labels of rows, found those of steps, shape {labels.shape}; give a sample_weight"
+        )
+    classes = labels.argmax(-1) if one_hot else labels.reshape(len(labels))
     missing = sorted(set(classes.tolist()) - set(class_weight))
     if missing:
         raise ValueError(f"class_weight: expected a weight for each class, found none for {missing[0]}")

@@ -158,10 +158,12 @@ def fit(
     network, how, level = _Network(model), _compiled(model), check_verbose(verbose)
     counts = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
     counts |= {"validation_batch_size": validation_batch_size, "validation_freq": validation_freq}
-    _check_counts(**counts, epochs=epochs or None)
+    _check_counts(1, **counts, checkpoint_every=checkpoint_every)
+    _check_counts(0, epochs=epochs, initial_epoch=initial_epoch)
     saved = find_checkpoint(checkpoint, checkpoint_every, resume)
     if seed is None:
         seed = secrets.randbits(63) if saved is None else saved.seed
+    _check_seed(seed)
     size = 32 if batch_size is None else batch_size
     order = _order(seed) if shuffle else None
     rows, held = None, None
@@ -287,7 +289,7 @@ def evaluate(
     ``x`` and ``y`` as `fit` takes them; ``steps`` batches of it, if not all.
     """
     network, how, level = _Network(model), _compiled(model), check_verbose(verbose)
-    _check_counts(batch_size=batch_size, steps=steps)
+    _check_counts(1, batch_size=batch_size, steps=steps)
     data: Source
     if is_batches(x):
         data = source(model, x, y, sample_weight, None)
@@ -410,14 +412,21 @@ def _compiled(model: Model) -> Compiled:
     return model._compiled
 
 
-def _check_counts(**counts: Any) -> None:
+def _check_counts(least: int, /, **counts: Any) -> None:
     for name, value in counts.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name}: expected a whole number, found {value!r}")
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, found {value}")
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: expected a whole number, found {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected a whole number from 0 to below 2^64, found {seed}")
 
 
 def _validation(model: Model, given: Any) -> Rows:
