@@ -158,6 +158,29 @@ def test_early_stopping_a_log_and_a_schedule(folder: Path) -> None:
     assert len((folder / "log.csv").read_text().splitlines()) == 3  # a title, and two epochs of three
 
 
+def test_columns_are_those_of_training_in_any_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder, ("train.npz", "train.csv"), ("test.npz", "test.csv"))
+    assert train(folder, "--quiet") == 0
+    right = capsys.readouterr().out
+    lines = [line.split(",") for line in (folder / "test.csv").read_text().splitlines()]
+    (folder / "test.csv").write_text(
+        "\n".join(",".join(["id" if i == 0 else "7", *r[::-1]]) for i, r in enumerate(lines))
+    )
+    assert train(folder, "--quiet") == 0
+    assert capsys.readouterr().out == right
+
+
+def test_a_folder_with_braces(folder: Path) -> None:
+    named = folder / "{run}"
+    named.mkdir()
+    for path in folder.glob("t*.npz"):
+        path.rename(named / path.name)
+    callback = "callbacks = [{class = 'ModelCheckpoint', filepath = '{epoch}.safetensors'}]\n[data]"
+    (named / "run.toml").write_text(CONFIG.replace("[data]", callback))
+    assert train(named) == 0
+    assert {path.name for path in named.glob("?.safetensors")} == {"1.safetensors", "2.safetensors", "3.safetensors"}
+
+
 def test_columns_labels_and_weights_by_name(folder: Path) -> None:
     rng = np.random.default_rng(0)
     lines = [",".join(f"{v:.3f}" for v in row) for row in rng.normal(size=(20, 6))]
@@ -302,6 +325,19 @@ BAD: dict[str, tuple[tuple[str, str], str]] = {
         "callbacks[0].monitor: expected one of accuracy, f1, loss, val_accuracy",
     ),
     "weights": (("[data]", "class_weight = {a = 1}\n[data]"), "class_weight: expected CLASS = WEIGHT"),
+    "log": (("[data]", "callbacks = [{class = 'CSVLogger', filename = 'train.npz'}]\n[data]"), "which is read"),
+    "same": (
+        ("[data]", "callbacks = [{class = 'ModelCheckpoint', filepath = 'model.safetensors'}]\n[data]"),
+        "expected other files for output, checkpoint, plot and callbacks",
+    ),
+    "braces": (
+        ("[data]", "callbacks = [{class = 'ModelCheckpoint', filepath = '{los}.safetensors'}]\n[data]"),
+        "callbacks[0].filepath: expected {epoch} or one of accuracy, f1, loss, val_accuracy",
+    ),
+    "frozen": (("units = 5", "units = 5, trainable = 'no'"), "layer.trainable: expected true or false, found 'no'"),
+    "not frozen": (("0.01", "0.01, trainable = false"), "optimizer (Adam): unknown key 'trainable'"),
+    "deep": (("epochs = 3", f"epochs = {'[' * 9999}"), "run.toml: expected TOML, found "),
+    "seed": (("seed = 4", f"seed = {2**64}"), "seed: expected a whole number of at least 0, at most 1844674"),
     "every": (("[data]", "checkpoint_every = 5\n[data]"), "checkpoint_every: expected checkpoint = "),
 }
 

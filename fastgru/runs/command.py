@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import defaultdict
+from string import Formatter
 from typing import Any
 
 from .. import loading, tables
@@ -78,13 +80,11 @@ def _train(arguments: argparse.Namespace) -> int:
     _check_targets(config, arguments)
     model = _model(config.load) if config.load else Sequential(config.layers)
     model.compile(config.optimizer, config.loss, config.metrics)
-    sets = {
-        name: files.read(found, config.data, model)
-        for name in ("train", "validation", "test")
-        if (found := getattr(config.data, name)) is not None
-    }
-    measured = _check_data(config, model, sets)
-    _check_monitors(config, measured)
+    sets: dict[str, Rows] = {}
+    for name in ("train", "validation", "test"):
+        if (found := getattr(config.data, name)) is not None:
+            sets[name] = files.read(found, config.data, model, sets.get("train"))
+    _check_callbacks(config, _check_data(config, model, sets))
     try:
         history = _fit(config, model, sets, arguments)
     except NotFinite as error:
@@ -162,12 +162,28 @@ def _check_targets(config: Config, arguments: argparse.Namespace) -> None:
     if arguments.plot:
         plot.check(arguments.plot)
     read = [config.path, *files.paths(config.data), *([config.load] if config.load else [])]
-    targets = [path for path in (config.output, config.checkpoint, arguments.plot) if path]
+    written = [_written(config, i, call) for i, call in enumerate(config.callbacks)]
+    targets = [path for path in (config.output, config.checkpoint, arguments.plot, *written) if path]
     for target in targets:
         tables.check_target(target)
         tables.check_apart(target, *read)
     if len({os.path.realpath(target) for target in targets}) < len(targets):
-        raise FormatError(f"{config.path}: expected other files for output, checkpoint and plot, found {targets}")
+        raise FormatError(
+            f"{config.path}: expected other files for output, checkpoint, plot and callbacks, found {targets}"
+        )
+
+
+def _written(config: Config, i: int, call: Any) -> str | None:
+    """The file that a callback writes; of one an epoch the first."""
+    if not isinstance(call, ModelCheckpoint):
+        return getattr(call, "filename", None)
+    try:
+        return call.filepath.format_map(defaultdict[str, float](float, epoch=1))
+    except (ValueError, LookupError, AttributeError) as error:
+        raise FormatError(
+            f"{config.path}: callbacks[{i}].filepath: expected a name that may hold {{epoch}}, found "
+            f"{call.filepath!r}: {error}"
+        ) from error
 
 
 def _check_data(config: Config, model: Model, sets: dict[str, Rows]) -> set[str]:
@@ -203,8 +219,15 @@ def _first(rows: Rows, count: int) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def _check_monitors(config: Config, measured: set[str]) -> None:
+def _check_callbacks(config: Config, measured: set[str]) -> None:
     for i, call in enumerate(config.callbacks):
+        if isinstance(call, ModelCheckpoint):
+            for _, name, _, _ in Formatter().parse(call.filepath):
+                if name is not None and name not in {"epoch", *measured}:
+                    raise FormatError(
+                        f"{config.path}: callbacks[{i}].filepath: expected {{epoch}} or one of "
+                        f"{', '.join(sorted(measured))} in braces, found {name!r}"
+                    )
         watches = isinstance(call, EarlyStopping) or (isinstance(call, ModelCheckpoint) and call.save_best_only)
         if watches and call.monitor not in measured:
             raise FormatError(

@@ -85,7 +85,7 @@ def read(path: str) -> Config:
     try:
         with open(path, "rb") as file:
             values = _toml(file.read().decode("utf-8"))
-    except ValueError as error:  # bad UTF-8, bad TOML
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad TOML, brackets thousands deep
         raise FormatError(f"{path}: expected TOML, found {error}") from error
     try:
         return _config(path, values)
@@ -135,7 +135,7 @@ def _config(path: str, values: dict[str, Any]) -> Config:
         output=_file(folder, "output", values["output"]),
         epochs=_number("epochs", values["epochs"], 1),
         batch_size=_number("batch_size", values.get("batch_size", 32), 1),
-        seed=_number("seed", values.get("seed", 0), 0),
+        seed=_number("seed", values.get("seed", 0), 0, 2**64 - 1),
         shuffle=_bool("shuffle", values.get("shuffle", True)),
         class_weight=None if weights is None else _class_weight(_table("class_weight", weights)),
         checkpoint=_file(folder, "checkpoint", values["checkpoint"]) if "checkpoint" in values else None,
@@ -188,7 +188,8 @@ def _built(where: str, value: Any, kinds: Mapping[str, type]) -> Any:
         raise ValueError(
             f"{where}.class: expected one of {', '.join(sorted(kinds))}, found {name!r}{_near(name, kinds)}"
         )
-    kind, frozen = kinds[name], table.pop("trainable", True) is False and issubclass(kinds[name], Layer)
+    kind = kinds[name]
+    frozen = issubclass(kind, Layer) and not _bool(f"{where}.trainable", table.pop("trainable", True))
     if kind is layers.Input and isinstance(shape := table.get("shape"), list):
         table["shape"] = [None if n == -1 else n for n in shape]  # TOML has no None
     hints = _arguments(kind)
@@ -255,7 +256,11 @@ def _hint(hint: Any) -> str:
 def _from_folder(folder: Path, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {key: _file(folder, key, v) if key in _PATHS else v for key, v in value.items()}
+    found = {key: _file(folder, key, v) if key in _PATHS else v for key, v in value.items()}
+    if "filepath" in found:  # braces in it are ModelCheckpoint's, those of the folder are not
+        plain = Path(os.fspath(folder).replace("{", "{{").replace("}", "}}"))
+        found["filepath"] = _file(plain, "filepath", value["filepath"])
+    return found
 
 
 # -- values --------------------------------------------------------------------------------
@@ -303,9 +308,10 @@ def _file(folder: Path, where: str, value: Any) -> str:
     return os.fspath(folder / _text(where, value))
 
 
-def _number(where: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{where}: expected a whole number of at least {least}, found {value!r}")
+def _number(where: str, value: Any, least: int, most: int | None = None) -> int:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        limit = "" if most is None else f", at most {most}"
+        raise ValueError(f"{where}: expected a whole number of at least {least}{limit}, found {value!r}")
     return value
 
 

@@ -22,12 +22,13 @@ _ROWS = 4096  # of a table, parsed at once
 
 @dataclass
 class Rows:
-    """Arrays of as many rows; ``x`` has one for each input of the model."""
+    """Arrays of as many rows; ``x`` has one for each input of the model. ``columns`` are those of a table's x."""
 
     path: str
     x: list[Array]
     y: Array
     sample_weight: Array | None
+    columns: list[str] | None = None
 
     @property
     def inputs(self) -> Any:
@@ -35,8 +36,8 @@ class Rows:
         return self.x[0] if len(self.x) == 1 else self.x
 
 
-def read(files: Any, data: Data, model: Model) -> Rows:
-    """The arrays of a file, or of a file for each part.
+def read(files: Any, data: Data, model: Model, like: Rows | None = None) -> Rows:
+    """The arrays of a file, or of a file for each part. A table's x has the columns of ``like``, by their names.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def read(files: Any, data: Data, model: Model) -> Rows:
         parts = {part: _npy(path) for part, path in files.items()}
         rows = Rows(files["x"], [parts["x"]], parts["y"], parts.get("sample_weight"))
     elif Path(files).suffix.lower() in (".csv", ".tsv"):
-        rows = _table(files, data, model)
+        rows = _table(files, data, model, like)
     else:
         rows = _archive(files, data, model)
     counts = {"y": len(rows.y), **{f"x[{i}]": len(x) for i, x in enumerate(rows.x)}}
@@ -85,7 +86,7 @@ def _archive(path: str, data: Data, model: Model) -> Rows:
     return Rows(path, arrays[: len(x)], arrays[len(x)], arrays[-1] if weight else None)
 
 
-def _table(path: str, data: Data, model: Model) -> Rows:
+def _table(path: str, data: Data, model: Model, like: Rows | None) -> Rows:
     """Named columns; those of x, of several steps, as the model's input has them."""
     table = tables.CsvReader(path, "\t" if path.lower().endswith(".tsv") else ",")
     columns = [name.strip() for name in table.title]
@@ -95,7 +96,7 @@ def _table(path: str, data: Data, model: Model) -> Rows:
         raise FormatError(f"{path}: expected names of columns that differ, found {twice[0]!r} twice")
     y = data.y or ["y"]
     weight = [data.sample_weight] if data.sample_weight else []
-    x = data.x or [name for name in columns if name not in (*y, *weight)]
+    x = data.x or (like.columns if like else None) or [name for name in columns if name not in (*y, *weight)]
     for name in (*x, *y, *weight):
         if name not in columns:
             shown = ", ".join(columns[:20]) + ("…" if len(columns) > 20 else "")
@@ -107,7 +108,7 @@ def _table(path: str, data: Data, model: Model) -> Rows:
     if len(model.inputs) > 1:
         raise FormatError(f"{path}: the model has {len(model.inputs)} inputs; give them as arrays of an .npz file")
     inputs = tables.unflatten(inputs, model.inputs[0].shape, path)
-    return Rows(path, [inputs], labels[:, 0] if len(y) == 1 else labels, weights[:, 0] if weight else None)
+    return Rows(path, [inputs], labels[:, 0] if len(y) == 1 else labels, weights[:, 0] if weight else None, x)
 
 
 def _whole(values: Array) -> Array:
