@@ -241,6 +241,35 @@ def test_metrics_with_settings_of_all_kinds_go_on_within_an_epoch(tmp_path: Path
     assert make().fit(x, y, **options, **kept).history == make().fit(x, y, **options).history
 
 
+@pytest.mark.parametrize("steps", [None, 2])
+def test_data_that_changes_after_each_pass_is_told_of_those_before(tmp_path: Path, steps: int | None) -> None:
+    x, y = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), np.arange(12) % 3
+
+    class Shuffled:
+        def __init__(self) -> None:
+            self.order, self.rng = np.arange(12), np.random.default_rng(1)
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> tuple[Any, Any]:
+            rows = self.order[4 * i : 4 * i + 4]
+            return x[rows], y[rows]
+
+        def on_epoch_end(self) -> None:
+            self.rng.shuffle(self.order)
+
+    def outcome(epochs: int, **kept: Any) -> list[Any]:
+        model = Sequential([layers.Input((3,)), layers.Dense(3, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        data: dict[str, Any] = {"validation_data": Shuffled(), "validation_freq": 2, "steps_per_epoch": steps}
+        history = model.fit(Shuffled(), epochs=epochs, seed=5, verbose=0, **data, **kept)
+        return [history.history, *(weight.tolist() for weight in model.get_weights())]
+
+    outcome(3, checkpoint=tmp_path / "run")
+    assert outcome(6, checkpoint=tmp_path / "run", resume=True) == outcome(6)
+
+
 # -- real kills ------------------------------------------------------------------------------------
 
 

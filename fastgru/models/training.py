@@ -213,9 +213,9 @@ def fit(
     if saved is not None:
         run.go_on_callbacks(saved)
         for number in range(initial_epoch, run.epoch):
-            feed.drop(feed.epoch(number))
+            feed.drop(number)
             if val_feed is not None and (number + 1) % validation_freq == 0:
-                val_feed.drop(val_feed.again())
+                val_feed.drop_again()
     elif checkpoint is not None:
         run.save(checkpoint)
     saved = None  # unmaps the file, which is to be replaced

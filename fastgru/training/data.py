@@ -214,11 +214,21 @@ class Feed:
         """What tells this data from other data, but for the numbers in it."""
         return self.source.describe()
 
-    def drop(self, batches: Iterator[Batch]) -> None:
-        """Draw the batches of an epoch in vain, where only drawing them leads to those that come after."""
-        if self.source.count is None:
-            for _ in batches:
-                pass
+    def drop(self, number: int) -> None:
+        """Go past an epoch: draw its batches where only that leads to those after, and end the pass that it ends."""
+        steps, count = self._steps, self.source.count
+        if count is None:
+            batches = self.epoch(number)
+        else:
+            of_pass = 0 if steps is None else number % -(-count // steps) * steps
+            batches = self._batches(number, count if steps is None else min(steps, count - of_pass))
+        for _ in batches:
+            pass
+
+    def drop_again(self) -> None:
+        """The same for what `again` gives."""
+        self._running = None
+        self.drop(0)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its batch ``start`` on. Warns of fewer than asked for."""
