@@ -75,7 +75,7 @@ typedef struct {
     fg_gru_backward backward;
     fg_linear linear;
     float **x, **h, **y, **dx, **cache;
-    float *projected, *dh, *out, *scratch;
+    float *projected, *dh, *out, *packed, *scratch;
     int64_t projected_stride, stride;
 } data;
 
@@ -114,6 +114,7 @@ static data prepare(const shape *s)
         d.scratch = floats(fg_linear_scratch(W, I));
     } else {
         d.out = floats((H + W) * (I + W));
+        d.packed = floats(fg_packed_size(H));
         d.scratch = floats(fg_outer_scratch(W, H));
     }
     return d;
@@ -137,7 +138,10 @@ void measured(const shape *s, data *d)
         FG_TABLE.gru_step_backward(d->dh, d->stride, d->dx, d->cache, h, h, &d->backward, s->rows, d->scratch);
         break;
     case LINEAR: FG_TABLE.linear(d->y, x, &d->linear, s->H, s->rows, d->scratch); break;
-    case OUTER: FG_TABLE.outer(d->out, (s->I + W - 1) / W * W, h, x, s->H, s->I, s->rows, d->scratch); break;
+    case OUTER:
+        FG_TABLE.pack_outer(d->packed, NULL, h, s->H, s->rows);
+        FG_TABLE.outer(d->out, (s->I + W - 1) / W * W, d->packed, 0, x, s->H, s->I, s->rows, d->scratch);
+        break;
     case COLUMN_SUMS: FG_TABLE.column_sums(d->out, h, s->H, s->rows); break;
     case ACTIVATE: FG_TABLE.activate(d->y[0], h[0], s->H, (fg_act){s->reset_after, 0, 0}); break;
     }
