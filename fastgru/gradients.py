@@ -48,9 +48,9 @@ class GRUCache:
     """What `ops.gru(..., return_cache=True)` keeps for `gru_backward`: used once, since the gradients overwrite it.
 
     Memory: 16 H bytes for each valid (row, step) in `gates`, plus references to x, h0, y and the packed weights. The
-    backward pass drops these, and keeps `gates` for the next forward pass: ``return_cache=cache`` takes that memory
-    over, which saves what new memory costs (5 % of a step at H = 256). With "recompute" there are only the references:
-    the backward pass runs the forward one again, into memory it frees.
+    backward pass drops x, h0 and y, and keeps `gates` for the next forward pass: ``return_cache=cache`` takes it over,
+    which saves what new memory costs (5 % of a step at H = 256). With "recompute" there are only the references: the
+    backward pass runs the forward one again, into memory it frees.
     """
 
     packed: PackedGRU

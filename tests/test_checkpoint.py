@@ -323,3 +323,17 @@ def test_kill_9_fifty_times(tmp_path: Path) -> None:
     in_saves, ended = killed_runs(tmp_path, 50, seed=2)
     print(f"50 kills, {in_saves} of them in saves; {ended} runs ended")
     assert in_saves >= 5
+
+
+def test_a_model_that_was_left_goes_on_itself(tmp_path: Path) -> None:
+    """Though a callback had moved its learning rate when it was left."""
+
+    def calls() -> list[Any]:
+        return [callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9)]
+
+    made = run.model(OPTIMIZERS["adagrad"]())
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run", "resume": True, "seed": 5}
+    with pytest.raises(run.Killed):
+        run.fit(made, callbacks=[*calls(), run.Kill("batch", 13)], **options)
+    found = run.outcome(made, run.fit(made, callbacks=calls(), **options))
+    assert run.different(found, run.whole(OPTIMIZERS["adagrad"], calls)) == []

@@ -14,7 +14,7 @@ from test_fit_data import LENGTHS, RAGGED, STEPS, Numbered, X, Y, batches, padde
 import fastgru
 from fastgru import Sequential, layers
 from fastgru.layers.training_step import TrainingStep
-from fastgru.training import callbacks
+from fastgru.training import callbacks, metrics
 from fastgru.training.progress import Bar
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -256,3 +256,12 @@ def test_a_log_that_is_appended_to_keeps_its_columns(tmp_path: Path) -> None:
     log.on_train_begin()
     log.on_epoch_end(1, {"loss": 3.0, "other": 4.0})
     assert path.read_text().splitlines() == ["val_loss,epoch,loss", "1.0,0,2.0", ",1,3.0"]
+
+
+def test_the_score_of_one_class_can_be_watched() -> None:
+    model = small().compile("sgd", "sparse_categorical_crossentropy", [metrics.F1Score()])
+    options: Any = {"validation_split": 0.25, "epochs": 3, "verbose": 0}
+    stop = callbacks.EarlyStopping("val_f1_score_0", min_delta=9.0, patience=1)
+    assert len(model.fit(X, Y, callbacks=[stop], **options).epoch) == 2
+    with pytest.raises(ValueError, match=r"monitor: expected one of .*'f1_score_0'.*, found 'f1_score'"):
+        model.fit(X, Y, callbacks=[callbacks.EarlyStopping("f1_score")], **options)

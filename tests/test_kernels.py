@@ -151,7 +151,7 @@ print(fastgru.build_info()["isa"], p.isa, d.isa, fastgru.nn.GRU(1, 1)._stack.lay
     assert output_of(code, FASTGRU_ISA=isa).split() == [isa] * 4
 
 
-@pytest.mark.parametrize("isa", ["sse9", "AVX2 ", *{"avx512", "neon"}.difference(ISAS)])
+@pytest.mark.parametrize("isa", ["sse9", "AVX2 ", *sorted({"avx512", "neon"}.difference(ISAS))])
 def test_fastgru_isa_refuses_what_cannot_run(isa: str) -> None:
     done = run_python("import fastgru", FASTGRU_ISA=isa)
     assert done.returncode == 1

@@ -267,6 +267,7 @@ def fit(
             if checkpoint is not None:
                 run.save(checkpoint)
     finally:
+        how.memory.clear()
         calls("on_train_end", logs)
     return history
 

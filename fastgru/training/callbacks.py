@@ -177,16 +177,20 @@ class _Monitor(Callback):
         self.best = -float("inf")
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise ValueError, offering the nearest name, unless ``monitor`` is one of these."""
-        if self.monitor not in names:
+        """Raise ValueError, offering the nearest name, unless ``monitor`` is one of these, or a class of one."""
+        name, _, number = self.monitor.rpartition("_")
+        if self.monitor not in names and not (number.isdigit() and name in names):
             hint = nearest(self.monitor, names)
             raise ValueError(f"monitor: expected one of {sorted(names)}, found {self.monitor!r}{hint}")
 
     def measured(self, logs: Logs) -> bool:
         """Whether this epoch has the number: validation may come after each few epochs only."""
-        if self.monitor not in logs and self.monitor in self.params.get("metrics", ()):
+        unvalidated = not any(name.startswith("val_") for name in logs)
+        if self.monitor.startswith("val_") and unvalidated and "val_loss" in self.params.get("metrics", ()):
             return False
-        self.check(logs)
+        if self.monitor not in logs:
+            hint = nearest(self.monitor, logs)
+            raise ValueError(f"monitor: expected one of {sorted(logs)}, found {self.monitor!r}{hint}")
         return True
 
     def improved(self, logs: Logs) -> bool:

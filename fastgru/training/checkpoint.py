@@ -153,6 +153,8 @@ class Run:
 
     def _about(self) -> dict[str, Any]:
         optimizer = {k: v for k, v in _described(self.compiled.optimizer).items() if k != "iterations"}
+        if self.compiled.rate is not None:
+            optimizer["learning_rate"] = self.compiled.rate  # callbacks may have moved it since
         layers = {}
         for path, layer in self.network.paths():
             shapes = {name: value.shape for name, value in layer.weights.items()}
@@ -265,7 +267,7 @@ class Run:
         for i, (call, state) in enumerate(zip(self._keepers(), saved.facts["callbacks"], strict=True)):
             try:
                 call.set_state({**state, **saved.copied(f"callbacks/{i}/")})
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 name = type(call).__name__
                 raise FormatError(
                     f"{saved.path}: callback {i} ({name}): expected its state, found {error!r}"

@@ -54,6 +54,11 @@ class Compiled:
     metrics: list[str | Metric]
     owned: dict[str, Array] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
+    rate: float | None = field(init=False)  # the learning rate as it was given; None for a schedule
+
+    def __post_init__(self) -> None:
+        rate = self.optimizer.learning_rate
+        self.rate = None if callable(rate) else float(rate)
 
     def names(self, prefix: str = "") -> list[str]:
         """The names by which loss and metrics are measured."""
