@@ -283,7 +283,9 @@ def test_merges() -> None:
     check(layers.Concatenate(1), lambda a, b: np.concatenate([a, b], 1), [a, normal(N, 2, F)])
 
 
-@pytest.mark.parametrize("layer", [layers.Add(), layers.Multiply(), layers.Maximum(), layers.Average()], ids=repr)
+@pytest.mark.parametrize(
+    "layer", [layers.Add(), layers.Multiply(), layers.Maximum(), layers.Average()], ids=Layer.class_name
+)
 def test_merges_broadcast(layer: Layer) -> None:
     names = {"Add": np.add, "Multiply": np.multiply, "Maximum": np.maximum, "Average": lambda a, b: (a + b) / 2}
     meaning = names[layer.class_name()]
