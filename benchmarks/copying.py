@@ -220,7 +220,7 @@ def picture(results: dict[str, Any], path: Path) -> None:
     ):
         for i, (name, seeds) in enumerate(results["networks"].items()):
             every = np.maximum([each[when] for each in seeds], 1e-30)
-            shown = np.arange(0, every.shape[1], 4)
+            shown = np.arange(0, every.shape[1], 8)
             axis.plot(shown, np.median(every, 0)[shown], color=f"C{i}", label=name)
             axis.fill_between(shown, every.min(0)[shown], every.max(0)[shown], color=f"C{i}", alpha=0.15, linewidth=0)
         axis.set_yscale("log")
