@@ -249,6 +249,7 @@ def conditions() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "date": datetime.date.today().isoformat(),
     }
 
@@ -256,7 +257,9 @@ def conditions() -> dict[str, Any]:
 def described(results: dict[str, Any]) -> str:
     """`conditions` in a line."""
     engines = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return f"{results['processor']}; {results['system']}; Python {results['python']}; {engines}; {results['date']}."
+    load = f"load average at the end {results['load']}; " if results.get("load") is not None else ""
+    about = f"{results['processor']}; {results['system']}; Python {results['python']}; {engines}"
+    return f"{about}; {load}{results['date']}."
 
 
 def read(path: Path) -> dict[str, Any]:
