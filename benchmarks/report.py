@@ -307,6 +307,8 @@ def picture(results: dict[str, Any], path: Path) -> Path | None:
     columns = [e for e, about in results["engines"].items() if e != OURS and "absent" not in about]
     for i, engine in enumerate(columns):
         points = [(n["p50"] / best(row, OURS)["p50"], y) for y, row in enumerate(rows) if (n := best(row, engine))]  # type: ignore[index]  # filtered above
+        if not points:  # an engine that ran none of these cases
+            continue
         style = {"facecolors": "none", "edgecolors": "grey"} if engine in NOT_COUNTED else {"color": f"C{i}"}
         label = engine + " (not counted)" * (engine in NOT_COUNTED)
         axes.scatter(*zip(*points, strict=True), marker="osD^vP*X"[i % 8], s=28, label=label, **style)
