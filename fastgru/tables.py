@@ -212,8 +212,11 @@ def check_target(target: FilePath) -> None:
     """Refuse a place where no file can be written, before anything is computed."""
     if os.path.isdir(target):
         raise FormatError(f"{os.fspath(target)}: expected a file, found a folder")
-    if not Path(target).resolve().parent.is_dir():
+    folder = Path(target).resolve().parent
+    if not folder.is_dir():
         raise FormatError(f"{os.fspath(target)}: expected an existing folder to write into")
+    if not os.access(folder, os.W_OK):
+        raise FormatError(f"{os.fspath(target)}: expected a folder that can be written into, found {folder} read-only")
 
 
 def check_apart(target: FilePath, *read: FilePath) -> None:

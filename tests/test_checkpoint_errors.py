@@ -95,6 +95,8 @@ def test_arguments(tmp_path: Path) -> None:
         run.fit(made, checkpoint_every=3)
     with pytest.raises(FileNotFoundError, match="no such folder to write checkpoints to"):
         run.fit(made, checkpoint=tmp_path / "no" / "run")
+    with pytest.raises(IsADirectoryError, match="checkpoint: expected a file, found a folder"):
+        run.fit(made, checkpoint=tmp_path)
     run.interrupted(path)
     with pytest.raises(FileExistsError, match="another run's checkpoint; go on from it with resume=True, or delete it"):
         run.fit(made, checkpoint=path)

@@ -91,6 +91,11 @@ class TestConvert:
             assert command(*arguments, target) == 1
             assert capsys.readouterr().err == f"fastgru: {target}: expected an existing folder to write into\n"
 
+        with monkeypatch.context() as read_only:
+            read_only.setattr("fastgru.tables.os.access", lambda folder, mode: False)
+            assert command(*score, tmp_path / "y.npy") == 1
+            assert "expected a folder that can be written into, found " in capsys.readouterr().err
+
         def denied(path: Any, mode: str = "r", **options: Any) -> Any:
             if "x" in mode:
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))

@@ -174,8 +174,11 @@ def test_bad_input() -> None:
         optimizers.SGD(clipnorm=1, clipvalue=1)
     with pytest.raises(ValueError, match="momentum: expected a number from 0 to below 1, found 1"):
         optimizers.SGD(momentum=1)
-    with pytest.raises(ValueError, match="learning_rate: expected a finite number"):
-        optimizers.SGD(float("nan")).apply(steps[0], weights)
+    for rate in (float("nan"), -1.0):
+        with pytest.raises(ValueError, match="learning_rate: expected a finite number"):
+            optimizers.SGD(rate)
+    with pytest.raises(ValueError, match="learning_rate: expected a finite number of at least 0, found -1.0 at step 0"):
+        optimizers.SGD(lambda step: -1.0).apply(steps[0], weights)
     with pytest.raises(ValueError, match=r"gradient of 'other': expected a weight of shape \(6,\), found none"):
         optimizers.SGD().apply({"other": weights["bias"]}, weights)
     with pytest.raises(ValueError, match=r"values: expected one value more than the 1 boundaries"):

@@ -338,6 +338,8 @@ BAD: dict[str, tuple[tuple[str, str], str]] = {
     "not frozen": (("0.01", "0.01, trainable = false"), "optimizer (Adam): unknown key 'trainable'"),
     "deep": (("epochs = 3", f"epochs = {'[' * 9999}"), "run.toml: expected TOML, found "),
     "seed": (("seed = 4", f"seed = {2**64}"), "seed: expected a whole number of at least 0, at most 1844674"),
+    "folder": (("[data]", "checkpoint = '.'\n[data]"), ": expected a file, found a folder"),
+    "negative rate": (("0.01", "-0.01"), "learning_rate: expected a finite number of at least 0, found -0.01"),
     "every": (("[data]", "checkpoint_every = 5\n[data]"), "checkpoint_every: expected checkpoint = "),
 }
 

@@ -155,7 +155,7 @@ def _check_targets(config: Config, arguments: argparse.Namespace) -> None:
         )
     if arguments.resume and not config.checkpoint:
         raise FormatError(f"{config.path}: --resume goes on from a checkpoint; expected checkpoint = FILE, found none")
-    if config.checkpoint and not arguments.resume and os.path.exists(config.checkpoint):
+    if config.checkpoint and not arguments.resume and os.path.isfile(config.checkpoint):
         raise FormatError(
             f"{config.checkpoint}: checkpoint: the file is there already; go on from it with --resume, or delete it"
         )

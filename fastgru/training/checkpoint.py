@@ -85,6 +85,8 @@ def find_checkpoint(checkpoint: Path | None, every: int | None, resume: Path | b
         advice = "give checkpoint=PATH, resume=True to go on where there is a checkpoint and start where there is none"
         raise FileNotFoundError(errno.ENOENT, f"no checkpoint to go on from; {advice}", start)
     if target is not None:
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, "checkpoint: expected a file, found a folder", target)
         folder = os.path.dirname(os.path.realpath(target))
         if not os.path.isdir(folder):
             raise FileNotFoundError(errno.ENOENT, "no such folder to write checkpoints to; make it first", folder)

@@ -19,7 +19,8 @@ from .._core.updates import adam
 from ..layers.base import Array
 from ..layers.training_step import Gradient, SparseRows
 from .names import find
-from .schedules import Schedule, learning_rate
+from .schedules import Schedule
+from .schedules import learning_rate as rate_at
 
 
 class Optimizer(ABC):
@@ -53,6 +54,8 @@ class Optimizer(ABC):
         for name, value in {**clips, "weight_decay": weight_decay}.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: expected a finite number of at least 0, found {value!r}")
+        if not callable(learning_rate):
+            rate_at(learning_rate, 0)  # what can't be a rate is refused before a run begins, and writes a checkpoint
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.clipnorm, self.global_clipnorm, self.clipvalue = clipnorm, global_clipnorm, clipvalue
@@ -78,7 +81,7 @@ class Optimizer(ABC):
             if name not in weights or _shape(gradient) != weights[name].shape:
                 found = weights[name].shape if name in weights else "none"
                 raise ValueError(f"gradient of {name!r}: expected a weight of shape {_shape(gradient)}, found {found}")
-        rate = np.float32(learning_rate(self.learning_rate, self.iterations))
+        rate = np.float32(rate_at(self.learning_rate, self.iterations))
         self.iterations += 1
         for name, gradient in self._clipped(gradients).items():
             weight = weights[name]
