@@ -147,6 +147,13 @@ def test_a_bar_asks_for_metrics_some_times_a_second_only() -> None:
 # -- files ----------------------------------------------------------------------------------------
 
 
+def test_a_model_without_weights_is_not_saved(tmp_path: Path) -> None:
+    model = Sequential([layers.GRU(4), layers.Dense(3)])
+    with pytest.raises(ValueError, match="layer 'gru': expected weights to save, found none; fit or predict makes"):
+        model.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["k3_nested.keras", "k3_nested.h5", "k3_bidirectional.keras", "k3_stateful.keras"])
 def test_files_are_trained_saved_and_read_again(name: str, tmp_path: Path) -> None:
     from fastgru.graph import sample_inputs

@@ -385,9 +385,12 @@ class Model(Layer):
         Raises
         ------
         ValueError
-            For a name that promises another format (.keras, .h5, .onnx, .pt …), saying how to convert.
+            For a name that promises another format (.keras, .h5, .onnx, .pt …), saying how to convert; if there are
+            no weights yet, since the layers are built on the first data.
         """
         formats.check_suffix(path)
+        if unbuilt := [name for name, layer in self._layers.items() if not layer.ready]:
+            raise ValueError(f"layer {unbuilt[0]!r}: expected weights to save, found none; fit or predict makes them")
         self.write(path)
 
     def write(self, path: str | os.PathLike[str]) -> None:
