@@ -247,7 +247,10 @@ def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
         ({"seed": -1}, "seed: expected a whole number from 0 to below 2.64, found -1"),
         ({"initial_epoch": -1}, "initial_epoch: expected at least 0, found -1"),
         ({"validation_data": 3}, r"validation_data: expected \(x, y\)"),
-        ({"callbacks": [callbacks.EarlyStopping("val_loss")]}, r"monitor: expected one of \['accuracy', 'loss'\]"),
+        (
+            {"callbacks": [callbacks.EarlyStopping("val_loss")]},
+            r"monitor: expected one of \['accuracy', 'loss'\], .*; val_ needs validation_data or validation_split",
+        ),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:

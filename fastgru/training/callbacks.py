@@ -181,6 +181,8 @@ class _Monitor(Callback):
         name, _, number = self.monitor.rpartition("_")
         if self.monitor not in names and not (number.isdigit() and name in names):
             hint = nearest(self.monitor, names)
+            if self.monitor.startswith("val_") and "val_loss" not in names:
+                hint = "; val_ needs validation_data or validation_split"
             raise ValueError(f"monitor: expected one of {sorted(names)}, found {self.monitor!r}{hint}")
 
     def measured(self, logs: Logs) -> bool:
