@@ -42,11 +42,14 @@ PyTorch GRUs  x is read batch first, whatever the GRU was trained with: (N, T, I
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 an expected error, 2 wrong usage."""
+    """Run one command; returns the exit status: 0 done, 1 an expected error, 2 wrong usage, 130 Ctrl-C."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
+    except KeyboardInterrupt as error:
+        print(f"\nfastgru: interrupted{error}", file=sys.stderr)
+        return 130  # as shells have it
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -226,8 +226,9 @@ class RNN(Layer):
         width = self.cells[0].width
         if x.ndim != 3 or x.shape[2] != width:
             order = "(T, N, I)" if self.time_major else "(N, T, I)"
+            hint = "; a GRU before it needs return_sequences=True" if x.ndim == 2 else ""
             raise ValueError(
-                f"layer {self.name!r} ({self.class_name()}): expected {order} with I = {width}, found {x.shape}"
+                f"layer {self.name!r} ({self.class_name()}): expected {order} with I = {width}, found {x.shape}{hint}"
             )
 
     def _start(self, initial_state: Any, rows: int) -> list[Array | None]:

@@ -126,22 +126,27 @@ def _fit(config: Config, model: Model, sets: dict[str, Rows], arguments: argpars
         options = {"checkpoint": config.checkpoint, "checkpoint_every": config.checkpoint_every}
         options["resume"] = True if arguments.resume else None
     validation = sets.get("validation")
-    return model.fit(
-        sets["train"].inputs,
-        sets["train"].y,
-        sample_weight=sets["train"].sample_weight,
-        validation_data=None if validation is None else (validation.inputs, validation.y, validation.sample_weight),
-        validation_split=config.data.validation_split,
-        class_weight=config.class_weight,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        shuffle=config.shuffle,
-        callbacks=config.callbacks,
-        seed=config.seed,
-        num_threads=arguments.num_threads,
-        verbose=not arguments.quiet,
-        **options,
-    )
+    try:
+        return model.fit(
+            sets["train"].inputs,
+            sets["train"].y,
+            sample_weight=sets["train"].sample_weight,
+            validation_data=None if validation is None else (validation.inputs, validation.y, validation.sample_weight),
+            validation_split=config.data.validation_split,
+            class_weight=config.class_weight,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            shuffle=config.shuffle,
+            callbacks=config.callbacks,
+            seed=config.seed,
+            num_threads=arguments.num_threads,
+            verbose=not arguments.quiet,
+            **options,
+        )
+    except KeyboardInterrupt:
+        if config.checkpoint:
+            raise KeyboardInterrupt("; the same command with --resume goes on") from None
+        raise
 
 
 # -- before it starts ----------------------------------------------------------------------
