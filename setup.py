@@ -36,7 +36,16 @@ ISAS = {
 STRIPPED = ("-m", "-flto", "-ffast-math", "-funsafe-math", "-ffinite-math", "-fassociative", "-freciprocal", "-Ofast")
 STRIPPED += ("-fno-signed-zeros", "-ffp-contract", "-ffp-model")
 KEPT = ("-m64", "-m32", "-mabi", "-mmacosx-version-min", "-mbranch-protection", "-mno-")
-EXTENSIONS = ("isa", "gru", "stack", "stream", "backward", "dense", "products", "panels", "updates")
+# How far each is optimised: the arithmetic is in the kernels, and in the loops of `arrays`. A wheel has at most 1 MB.
+EXTENSIONS = {
+    "isa": "-Os",
+    "gru": "-O2",
+    "stack": "-O2",
+    "stream": "-O2",
+    "backward": "-Os",
+    "dense": "-Os",
+    "arrays": "-O3",
+}
 SANITIZE = os.environ.get("FASTGRU_SANITIZE", "")
 COVERAGE = os.environ.get("FASTGRU_COVERAGE", "") == "1"
 
@@ -76,8 +85,7 @@ class Build(build_ext):
         common = self.common_flags()
         openmp, openmp_link = self.openmp_flags()
         for ext in self.extensions:
-            # The arithmetic is in the kernels, and in updates
-            ext.extra_compile_args = [*(common if ext.name.endswith(".updates") else smaller(common, "-O2")), *openmp]
+            ext.extra_compile_args = [*smaller(common, EXTENSIONS[ext.name.rpartition(".")[2]]), *openmp]
             ext.extra_link_args = [*self.link_flags(), *openmp_link]
         isa_ext = next(ext for ext in self.extensions if ext.name.endswith(".isa"))
         isa_ext.extra_objects = self.kernels(common)
@@ -87,6 +95,7 @@ class Build(build_ext):
         if self.msvc:
             return ["/O2", "/fp:precise", "/std:c11"]
         flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
+        flags += ["-fno-asynchronous-unwind-tables"]  # nothing here throws, or is debugged
         if SANITIZE:
             flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
             flags += ["-g", "-O1"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastgru import gates
+from fastgru._core import arrays as _arrays
 from fastgru._core import dense as _dense
-from fastgru._core import products as _products
 from fastgru._core.dense import PackedDense
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_activation
@@ -336,12 +336,12 @@ def outer_sum(a: Any, b: Any, *, num_threads: int | None = None, _isa: str | Non
     a, b = as_array(a, "a"), as_array(b, "b")
     if a.ndim < 1 or b.shape[:-1] != a.shape[:-1]:
         raise ValueError(f"b: expected shape {(*a.shape[:-1], 'N')}, as a has, found {b.shape}")
-    return _products.outer_sum(_rows(a, "a"), _rows(b, "b"), num_threads, _isa)
+    return _arrays.outer_sum(_rows(a, "a"), _rows(b, "b"), num_threads, _isa)
 
 
 def column_sums(a: Any, *, _isa: str | None = None) -> F32:
     """Σ over all rows: a (..., M) -> float32 (M,), the gradient of a bias; added as in `outer_sum`."""
-    return _products.column_sums(_rows(as_array(a, "a"), "a"), _isa)
+    return _arrays.column_sums(_rows(as_array(a, "a"), "a"), _isa)
 
 
 def sum_rows(values: Any, place: Any, count: int) -> F32:
@@ -350,7 +350,7 @@ def sum_rows(values: Any, place: Any, count: int) -> F32:
     place = whole_numbers(place, "place", (values.shape[0],))
     if place.size and (place.min() < 0 or place.max() >= count):
         raise ValueError(f"place: expected 0 … {count - 1}, found {place.min()} … {place.max()}")
-    return _products.sum_rows(values, place, count)
+    return _arrays.sum_rows(values, place, count)
 
 
 def _rows(a: Any, name: str) -> F32:

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgru._core.panels import move
+from fastgru._core.arrays import move
 
 F32 = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.updates import adam
+from .._core.arrays import adam
 from ..layers.base import Array
 from ..layers.training_step import Gradient, SparseRows
 from .names import find
