@@ -39,20 +39,21 @@ def move(cnp.ndarray packed, cnp.ndarray weight, cnp.ndarray lanes, int64_t widt
             if row_stride == 1:            # the rows of a vector lie beside each other, as the panel wants them
                 c = 0
                 while c < columns:
-                    c += move_beside(panel + c, columns, rows, stride, lane + first * width + c, width, inputs, into)
+                    c += move_beside(panel + c, columns, rows, stride, lane + first * width + c, width - c % width, inputs,
+                                     into)
             else:
                 move_along(panel, columns, rows, row_stride, stride, lane + first * width, inputs, into)
             first += columns // width
 
 
-cdef int64_t move_beside(float *panel, int64_t columns, float *rows, int64_t stride, const int64_t *lane, int64_t width,
+cdef int64_t move_beside(float *panel, int64_t columns, float *rows, int64_t stride, const int64_t *lane, int64_t left,
                          int64_t inputs, bint into) noexcept nogil:
-    """One vector of the panel, or one lane where the rows of a vector don't follow each other; how many were moved."""
-    cdef int64_t count = width, c, k
+    """The `left` lanes of a vector, or one where their rows don't follow each other; how many were moved."""
+    cdef int64_t count = left, c, k
     cdef float *row
     if lane[0] < 0:
         return 1
-    for c in range(width):
+    for c in range(left):
         if lane[c] != lane[0] + c:
             count = 1
     row = rows + lane[0]
