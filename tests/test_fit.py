@@ -272,3 +272,14 @@ def test_compile_first() -> None:
         small().compile("adam", "mse", ["acuracy"])
     with pytest.raises(TypeError, match="metrics: expected a list"):
         small().compile("adam", "mse", "accuracy")
+
+
+def test_weights_that_were_given_stay_the_callers() -> None:
+    model = small()
+    before = model.predict(data(4)[0])
+    given = model.get_weights()
+    model.set_weights(given)
+    for w in given:
+        w += 1
+    np.testing.assert_array_equal(model.predict(data(4)[0]), before)
+    assert not any(np.array_equal(a, b) for a, b in zip(model.get_weights(), given, strict=True))

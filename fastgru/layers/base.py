@@ -192,8 +192,8 @@ class Layer:
         return own + [w for part in self.parts().values() for w in part.get_weights()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set all weights, in Keras' order and layout, as ``keras.Layer.set_weights()``."""
-        left = self._take([np.asarray(w) for w in weights])
+        """Set all weights, in Keras' order and layout, as ``keras.Layer.set_weights()``; they are copied."""
+        left = self._take([np.array(w) for w in weights])
         if left:
             raise ValueError(f"layer {self.name!r}: expected {len(weights) - len(left)} weights, found {len(weights)}")
 
