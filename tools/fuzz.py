@@ -2,14 +2,16 @@
 
     python tools/fuzz.py [--reader NAME ...] [--seconds S] [--inputs N] [--still S] [--seed N]
 
-Each input goes through `fastgru.load` from its bytes on. It may give a model, or a FormatError that names the file and
-the cause; everything else is a finding, as are an import, an open file, a process, a socket, an allocation of more than
-4 × the largest honest file of its kind (and a constant for Python's objects), two seconds of processor time, and a
-crash. Findings are written to build/fuzz/READER/ (the input, and a text that says what happened); the exit code is 1.
+Each input goes through `fastgru.load` (a checkpoint: `fit(resume=…)`) from its bytes on. It may give a model, or a
+FormatError that names the file and the cause; everything else is a finding, as are an import, an open file, a process,
+a socket, an allocation of more than 4 × the largest honest file of its kind (and a constant for Python's objects), two
+seconds of processor time, and a crash. Findings are written to build/fuzz/READER/ (the input, and a text that says what
+happened); the exit code is 1.
 
-Inputs run in a forked process that is replaced when it dies. An input that reaches a block of fastgru/formats or
-pyfive that none reached before joins the corpus. A run ends after --seconds, or after --inputs and --still seconds
-without a new block: `--seconds 0 --inputs 200000 --still 600` is the long run of docs/security.md.
+Inputs run in a forked process that is replaced when it dies. An input that reaches a block of fastgru/formats, of
+training/checkpoint.py or of pyfive that none reached before joins the corpus. A run ends after --seconds, or after
+--inputs and --still seconds without a new block: `--seconds 0 --inputs 200000 --still 600` is the long run of
+docs/security.md.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if __name__ == "__main__":
 import fuzz_blocks  # noqa: E402
 
 if __name__ == "__main__":
-    fuzz_blocks.watch("fastgru.formats", "pyfive")
+    fuzz_blocks.watch("fastgru.formats", "fastgru.training.checkpoint", "pyfive")
 
 from fuzz_guard import Guard  # noqa: E402
 from fuzz_readers import READERS, Reader  # noqa: E402

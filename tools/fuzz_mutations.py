@@ -267,9 +267,9 @@ def safetensors(sign: Callable[[dict[str, Any], bytes], None]) -> Mutation:
                 _move_border(rng, header)
             elif kind == 1:
                 data = plain(rng, data)
-            elif kind == 2 and "config" in header.get("__metadata__", {}):
-                config = header["__metadata__"]["config"].encode()
-                header["__metadata__"]["config"] = edit_json(rng, config).decode("utf-8", "replace")
+            elif kind <= 3 and (facts := [key for key in ("config", "checkpoint") if key in header["__metadata__"]]):
+                config = header["__metadata__"][facts[0]].encode()
+                header["__metadata__"][facts[0]] = edit_json(rng, config).decode("utf-8", "replace")
             else:
                 edit_tree(rng, header)
             if rng.random() < 0.7:

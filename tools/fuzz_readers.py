@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import fuzz_checkpoints
 import fuzz_mutations as mutations
 from fuzz_guard import NAME
 from fuzz_hdf5 import hdf5
@@ -210,6 +211,7 @@ READERS = (
     Reader("torchscript", lambda: _golden("torchscript*"), _members),
     Reader("legacy", lambda: _golden("torch_*", start=b"\x80"), LEGACY),
     Reader("safetensors", _own_files, _any(_safetensors, _safetensors, _safetensors, mutations.plain)),
+    Reader("checkpoint", fuzz_checkpoints.honest, _any(*[_safetensors] * 7, mutations.plain), fuzz_checkpoints.go_on),
     Reader("onnx", lambda: _golden("*.onnx"), _any(*[mutations.protobuf] * 7, mutations.plain), needs="onnx"),
     Reader(
         "onnx-external",

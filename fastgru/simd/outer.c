@@ -1,10 +1,9 @@
 /* Sums of outer products: gradients of weights and biases. The terms k are the valid (row, step) pairs of a batch, in one
  * order whatever the number of threads, which own rows of the result. */
 
-EVERY_HEIGHT(1, beside) EVERY_HEIGHT(2, beside) EVERY_HEIGHT(3, beside)
+EVERY_HEIGHT(beside)
 
-static tiles_fn *const outer_panel[3][VEC_ROWS] = {BY_HEIGHT(1, beside), BY_HEIGHT(2, beside),
-                                                          BY_HEIGHT(3, beside)};
+static tiles_fn *const outer_panel[3][HEIGHT_MOST] = BY_HEIGHT(beside);
 
 /* `count` <= 4 terms of a into its tiles, in each beside each other, so that whole cache lines are written; `next` are the
  * terms after them */
@@ -74,7 +73,7 @@ static void outer(float *out, int64_t out_stride, const float *packed, int64_t f
         rows[m] = packed + (first + m) / VEC_ROWS * VEC_ROWS * terms + (first + m) % VEC_ROWS;
     for (int64_t v0 = 0; v0 < vecs;) {
         const int64_t V = fg_panel_width(vecs - v0), wide = V * VEC_WIDTH, at = v0 * VEC_WIDTH;
-        const int64_t full = M / VEC_ROWS;
+        const int64_t height = tile_height(V), full = M / height;
         for (int64_t k = 0; k < terms; k++)
             for (int64_t v = 0; v < V; v++) {
                 const int64_t n = at + v * VEC_WIDTH;
@@ -85,9 +84,9 @@ static void outer(float *out, int64_t out_stride, const float *packed, int64_t f
         sums io = {to, to + wide - VEC_WIDTH, out_stride, 0, out_stride, 0, to, out_stride, 0, wide - VEC_WIDTH};
         block all = {rows, 0, terms, panel, 0, panel, 0, io};
         if (full)
-            outer_panel[V - 1][VEC_ROWS - 1](&all, 0, full);
-        if (M % VEC_ROWS)
-            outer_panel[V - 1][M % VEC_ROWS - 1](&all, full * VEC_ROWS, 1);
+            outer_panel[V - 1][height - 1](&all, 0, full);
+        if (M % height)
+            outer_panel[V - 1][M % height - 1](&all, full * height, 1);
         v0 += V;
     }
 }

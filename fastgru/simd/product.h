@@ -12,10 +12,15 @@ typedef struct {
     int64_t out_row, out_panel, out_last;
 } sums;
 
+/* a tile's rows, by its vectors */
+enum { HEIGHT_1 = VEC_TALL, HEIGHT_2 = VEC_TALL, HEIGHT_3 = VEC_ROWS, HEIGHT_MOST = VEC_TALL };
+
+static FG_INLINE int64_t tile_height(int64_t V) { return V == 3 ? HEIGHT_3 : HEIGHT_2; }
+
 /* one term of every accumulator: R x P x V fused multiply-adds. D is the distance between the terms of a row of x: 1, or
  * VEC_ROWS where rows were packed beside each other (outer.c). */
-static FG_INLINE void term(const int R, const int P, const int V, const int D, vec acc[VEC_ROWS][FG_MAX_PANELS * 3],
-                           const float *const xr[VEC_ROWS], int64_t k, const float *w, int64_t w_panel)
+static FG_INLINE void term(const int R, const int P, const int V, const int D, vec acc[HEIGHT_MOST][FG_MAX_PANELS * 3],
+                           const float *const xr[HEIGHT_MOST], int64_t k, const float *w, int64_t w_panel)
 {
     vec b[FG_MAX_PANELS * 3];
     w += k * V * VEC_WIDTH;
@@ -47,8 +52,8 @@ typedef struct {
 
 static FG_INLINE void tile(const int R, const int P, const int V, const int D, const block *b, const float *ahead, int64_t row)
 {
-    vec acc[VEC_ROWS][FG_MAX_PANELS * 3];
-    const float *xr[VEC_ROWS];
+    vec acc[HEIGHT_MOST][FG_MAX_PANELS * 3];
+    const float *xr[HEIGHT_MOST];
     const sums *io = &b->io;
     const float *w = b->w + b->k0 * V * VEC_WIDTH;
     const int64_t kc = b->kc, w_panel = b->w_panel, advance = b->advance;
@@ -58,6 +63,10 @@ static FG_INLINE void tile(const int R, const int P, const int V, const int D, c
         FG_UNROLL
         for (int v = 0; v < P * V; v++)
             acc[r][v] = v_zero();
+        if (D > 1) { /* sums of a whole matrix, not of a few rows: they come from far */
+            FG_PREFETCH(io->start + (row + r) * io->start_row);
+            FG_PREFETCH(io->last + (row + r) * io->last_row + VEC_WIDTH - 1);
+        }
     }
     for (int64_t k = 0; k < kc; k++) {
         FG_PREFETCH(ahead);
@@ -92,29 +101,34 @@ enum { DISTANCE_along = 1, DISTANCE_beside = VEC_ROWS };
 #define TILES(R, P, V, D)                                                                                              \
     static FG_NOINLINE void tiles_##R##x##P##x##V##x##D(const block *b, int64_t row, int64_t count)                    \
     {                                                                                                                  \
-        const float *ahead = b->ahead + row / VEC_ROWS * b->kc * b->advance;                                           \
+        const float *ahead = b->ahead + row / HEIGHT_##V * b->kc * b->advance;                                         \
         for (; count > 0; count--, row += R) {                                                                         \
             tile(R, P, V, DISTANCE_##D, b, ahead, row);                                                                \
             ahead += b->kc * b->advance;                                                                               \
         }                                                                                                              \
     }
 
+#define UP_TO_4(V, D) TILES(1, 1, V, D) TILES(2, 1, V, D) TILES(3, 1, V, D) TILES(4, 1, V, D)
+#define UP_TO_6(V, D) UP_TO_4(V, D) TILES(5, 1, V, D) TILES(6, 1, V, D)
+#define UP_TO_8(V, D) UP_TO_6(V, D) TILES(7, 1, V, D) TILES(8, 1, V, D)
+#define FOUR(V, D) tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D
+#define SIX(V, D) FOUR(V, D), tiles_5x1x##V##x##D, tiles_6x1x##V##x##D
+#define EIGHT(V, D) SIX(V, D), tiles_7x1x##V##x##D, tiles_8x1x##V##x##D
 #if VEC_ROWS == 8
-#define EVERY_HEIGHT(V, D)                                                                                             \
-    TILES(1, 1, V, D) TILES(2, 1, V, D) TILES(3, 1, V, D) TILES(4, 1, V, D)                                            \
-    TILES(5, 1, V, D) TILES(6, 1, V, D) TILES(7, 1, V, D) TILES(8, 1, V, D)
-#define BY_HEIGHT(V, D)                                                                                                \
-    {tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D,                               \
-     tiles_5x1x##V##x##D, tiles_6x1x##V##x##D, tiles_7x1x##V##x##D, tiles_8x1x##V##x##D}
+#define EVERY_HEIGHT(D) UP_TO_8(1, D) UP_TO_8(2, D) UP_TO_8(3, D)
+#define BY_HEIGHT(D) {{EIGHT(1, D)}, {EIGHT(2, D)}, {EIGHT(3, D)}}
+#elif VEC_TALL == 6
+#define EVERY_HEIGHT(D) UP_TO_6(1, D) UP_TO_6(2, D) UP_TO_4(3, D)
+#define BY_HEIGHT(D) {{SIX(1, D)}, {SIX(2, D)}, {FOUR(3, D)}}
 #else
-#define EVERY_HEIGHT(V, D) TILES(1, 1, V, D) TILES(2, 1, V, D) TILES(3, 1, V, D) TILES(4, 1, V, D)
-#define BY_HEIGHT(V, D) {tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D}
+#define EVERY_HEIGHT(D) UP_TO_4(1, D) UP_TO_4(2, D) UP_TO_4(3, D)
+#define BY_HEIGHT(D) {{FOUR(1, D)}, {FOUR(2, D)}, {FOUR(3, D)}}
 #endif
 
-EVERY_HEIGHT(1, along) EVERY_HEIGHT(2, along) EVERY_HEIGHT(3, along)
+EVERY_HEIGHT(along)
 TILES(1, 2, 3, along) TILES(1, 3, 3, along) TILES(1, 4, 3, along) TILES(2, 2, 3, along) TILES(1, 2, 2, along)
 
-static tiles_fn *const one_panel[3][VEC_ROWS] = {BY_HEIGHT(1, along), BY_HEIGHT(2, along), BY_HEIGHT(3, along)};
+static tiles_fn *const one_panel[3][HEIGHT_MOST] = BY_HEIGHT(along);
 static tiles_fn *const one_row[FG_MAX_PANELS] = {tiles_1x1x3xalong, tiles_1x2x3xalong, tiles_1x3x3xalong,
                                                  tiles_1x4x3xalong};
 
@@ -136,7 +150,7 @@ static FG_INLINE int64_t panels_together(int64_t rows, int64_t left, int64_t V)
 static void product(const float *const *x, int64_t rows, int64_t K, const float *w, int64_t panels, int64_t V, sums io,
                     const float *next)
 {
-    const int64_t tiles = (rows + VEC_ROWS - 1) / VEC_ROWS, step = fg_block(K);
+    const int64_t height = tile_height(V), tiles = (rows + height - 1) / height, step = fg_block(K);
     /* one or two rows take each weight once, in order: the hardware's own prefetcher is better at that */
     const int64_t advance = rows <= 2 ? 0 : (V * VEC_WIDTH + tiles - 1) / tiles;
     block b = {x, 0, 0, w, K * V * VEC_WIDTH, NULL, advance, io};
@@ -150,9 +164,8 @@ static void product(const float *const *x, int64_t rows, int64_t K, const float 
         else
             for (int64_t row = 0; row < rows;) { /* no tile of one row is left over: 5 = 3 + 2, 9 = 5 + 4 */
                 int64_t left = rows - row;
-                int64_t R = left >= 2 * VEC_ROWS || left == VEC_ROWS ? VEC_ROWS
-                          : left < VEC_ROWS ? left : (left + 1) / 2;
-                int64_t count = left % VEC_ROWS == 0 ? left / VEC_ROWS : left >= 2 * VEC_ROWS ? left / VEC_ROWS - 1 : 1;
+                int64_t R = left >= 2 * height || left == height ? height : left < height ? left : (left + 1) / 2;
+                int64_t count = left % height == 0 ? left / height : left >= 2 * height ? left / height - 1 : 1;
                 one_panel[V - 1][R - 1](&b, row, count);
                 row += R * count;
             }

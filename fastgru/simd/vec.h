@@ -12,7 +12,8 @@
  *   v_select_lt(a, b, x, y)                            a < b ? x : y: NaN gives y
  *   v_exp2_magic(m)                                    2^n where m = 1.5 * 2^23 + n, -126 <= n <= 127
  *
- * VEC_ROWS is the tile's height: VEC_ROWS * 3 accumulators, 3 weights and a broadcast must fit the registers.
+ * VEC_ROWS is the height of a tile three vectors wide: VEC_ROWS * 3 accumulators, 3 weights and a broadcast must fit the
+ * registers. VEC_TALL is that of narrower ones, where it is another.
  */
 #ifndef FASTGRU_VEC_H
 #define FASTGRU_VEC_H
@@ -50,6 +51,9 @@
 #include "vec_wide.h"
 #else
 #error "compile all.c with one of FG_ISA_SCALAR, _WIDE, _AVX2, _AVX512, _NEON"
+#endif
+#ifndef VEC_TALL
+#define VEC_TALL VEC_ROWS
 #endif
 
 #endif

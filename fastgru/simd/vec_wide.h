@@ -50,6 +50,7 @@ enum { HALF_WIDTH = VEC_WIDTH };
 #undef v_select_lt
 #undef v_exp2_magic
 #undef VEC_ROWS
+#undef VEC_TALL
 #define VEC_ROWS 8
 
 typedef struct { half lo, hi; } vec;

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import FormatError, read, write_safetensors
+from ..formats import FormatError, ModelFile, read, write_safetensors
 from ..formats.replacing import remove_leftovers
 from ..formats.untrusted import Source
 from ..layers.base import Array, Layer
@@ -106,7 +106,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     FormatError
         If it is not a checkpoint, or was changed.
     """
-    file = read(path)
+    return from_file(read(path))
+
+
+def from_file(file: ModelFile) -> Checkpoint:
+    """Return the checkpoint that a file holds; raises as `read_checkpoint`."""
     source = Source(file.path, b"")
     if file.format != "fastgru-safetensors" or _KEY not in file.metadata:
         raise source.refuse("", expected="a checkpoint that fit wrote", found=f"a file of format {file.format}")
@@ -356,7 +360,7 @@ def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
         for key in [*here, *(key for key in there if key not in here)]:
             yield from _differences(there.get(key), here.get(key), f"{where} {key}".strip())
     elif there != here:
-        yield f"{where} is {_short(there)} and here {_short(here)}"
+        yield f"{where[:160]} is {_short(there)} and here {_short(here)}"
 
 
 def _short(value: Any) -> str:
