@@ -139,6 +139,10 @@ class Build(build_ext):
         have: list[tuple[str, str]] = []
         flags_of: dict[str, list[str]] = {}
         x86 = self.compiles(f"#if !({X86})\n#error other\n#endif\n", [])
+        # a tile's loop of 119 bytes takes two lines of the instruction cache or three: 3 to 8 % of all products
+        align = ["-falign-loops=64"]
+        if self.msvc or not self.compiles("int one;\n", [*align, "-Werror"]):
+            align = []
         for name, (macro, gnu, msvc) in ISAS.items():
             if not self.compiles(f"#if !({macro})\n#error other\n#endif\n", []):
                 continue
@@ -147,7 +151,8 @@ class Build(build_ext):
             flags = msvc if self.msvc else gnu if isinstance(gnu, list) else gnu["x86"] if x86 else []
             if self.msvc and not x86:
                 flags = []
-            flags_of[name] = [*(smaller(common, "-Os") if name in ("scalar", "wide") else common), *flags]
+            level = smaller(common, "-Os") if name in ("scalar", "wide") else [*common, *align]
+            flags_of[name] = [*level, *flags]
             have.append((f"FG_HAVE_{name.upper()}", "1"))
 
         def compile_isa(name: str) -> list[str]:

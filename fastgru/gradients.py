@@ -18,7 +18,7 @@ from fastgru import gates
 from fastgru._core.backward import backward
 from fastgru._core.gru import PackedGRU
 from fastgru._core.isa import check_num_threads
-from fastgru.checks import F32, I64, float32
+from fastgru.checks import F32, I64, float32, output
 
 # The alpha with which an activation's slope can be told from its value: all that the cache keeps
 _TELLS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -104,7 +104,9 @@ def check_trainable(activation: tuple[str, float, float], recurrent_activation: 
             raise ValueError(f"{role}: no gradient through {name} with alpha {alpha}: expected alpha {wanted}")
 
 
-def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int | None = None) -> Gradients:
+def gru_backward(
+    dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int | None = None, out: Any = None
+) -> Gradients:
     """Gradients of Σ dy ⊙ y + Σ dh_n ⊙ h_n by everything that went into `ops.gru`.
 
     Parameters
@@ -117,6 +119,8 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
     dh_n : (N, H), optional
         Gradient of the final state; zeros if None.
     num_threads : int, optional
+    out : float32 array of x's shape, optional
+        Where dx is written.
 
     Returns
     -------
@@ -143,6 +147,8 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
             dy = _fold_repeats(dy, cache)
     if dh_n is not None:
         dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (cache.rows, hidden)))
+    if out is not None:
+        output(out, "out", cache.x.shape, (cache.x, cache.h0, cache.y, dy, dh_n))
     if num_threads is not None:
         check_num_threads(num_threads)  # before the cache is used up
     with _CLAIM:  # of two threads with one cache, one finds it used
@@ -165,6 +171,7 @@ def gru_backward(dy: Any, cache: GRUCache, dh_n: Any = None, *, num_threads: int
         dy,
         dh_n,
         packed.has_bias_ih or packed.has_bias_hh,
+        out,
         cache.lengths,
         cache.valid,
         cache.offsets,

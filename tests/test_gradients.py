@@ -405,6 +405,30 @@ def test_a_used_cache_gives_its_memory_to_the_next() -> None:
     assert not np.shares_memory(larger.gates, memory)
 
 
+@pytest.mark.parametrize("ragged", ["none", "lengths", "mask", "offsets"])
+def test_dx_into_a_given_array(ragged: str) -> None:
+    """All of it is written, padding too, and nothing beside it; whatever the strides."""
+    case = Case(5, 6, 4, 13, ragged=ragged)
+    y, _, cache = case.call(ops.gru, case.packed(), return_cache=True)
+    right = ops.gru_backward(y, case.call(ops.gru, case.packed(), return_cache=True)[2])
+    room = np.full((*right.dx.shape[:-1], 7), np.nan, np.float32)
+    found = ops.gru_backward(y, cache, out=room[..., 2:6])
+    assert np.shares_memory(found.dx, room) and np.isnan(room[..., [0, 1, 6]]).all()
+    for a, b in zip(found, right, strict=True):
+        assert (a is None and b is None) or np.array_equal(a, b)
+
+
+def test_where_dx_cannot_go() -> None:
+    y, _, cache = CASE.call(ops.gru, CASE.packed(), return_cache=True)
+    with pytest.raises(ValueError, match=r"^out: expected shape"):
+        ops.gru_backward(y, cache, out=np.empty((1, 2, 3), np.float32))
+    with pytest.raises(TypeError, match=r"^out: expected a float32 ndarray"):
+        ops.gru_backward(y, cache, out=np.empty(cache.x.shape))
+    with pytest.raises(ValueError, match=r"^out: shares memory with an input"):
+        ops.gru_backward(y, cache, out=cache.x)
+    ops.gru_backward(y, cache)  # none of these has used it up
+
+
 @pytest.mark.parametrize("mode", [True, "recompute"])
 def test_a_cache_is_used_once(mode: bool | str) -> None:
     case = Case(3, 4, 2, 5)

@@ -267,9 +267,9 @@ def safetensors(sign: Callable[[dict[str, Any], bytes], None]) -> Mutation:
                 _move_border(rng, header)
             elif kind == 1:
                 data = plain(rng, data)
-            elif kind <= 3 and (facts := [key for key in ("config", "checkpoint") if key in header["__metadata__"]]):
-                config = header["__metadata__"][facts[0]].encode()
-                header["__metadata__"][facts[0]] = edit_json(rng, config).decode("utf-8", "replace")
+            elif kind == 2 and (key := _facts(header.get("__metadata__", {}))):
+                config = header["__metadata__"][key].encode()
+                header["__metadata__"][key] = edit_json(rng, config).decode("utf-8", "replace")
             else:
                 edit_tree(rng, header)
             if rng.random() < 0.7:
@@ -280,6 +280,11 @@ def safetensors(sign: Callable[[dict[str, Any], bytes], None]) -> Mutation:
         return struct.pack("<Q", len(text)) + text + data
 
     return mutate
+
+
+def _facts(about: dict[str, Any]) -> str | None:
+    """The entry of our own files that holds JSON."""
+    return next((key for key in ("config", "checkpoint") if key in about), None)
 
 
 def _move_border(rng: Random, header: dict[str, Any]) -> None:

@@ -32,13 +32,14 @@ def prepare(case: shapes.Case, threads: int, configuration: str) -> shapes.Run:
         weights, dy = shapes.layers(case)[0], shapes.gradient(case)
 
         cache: Any = True  # then the used one, whose memory the next step takes
+        y, dx = np.empty((*x.shape[:-1], case.H), np.float32), np.empty_like(x)
 
         def train() -> Any:
             nonlocal cache
             _, _, cache = fastgru.ops.gru(
-                x, *weights, reset_after=case.reset_after, return_cache=cache, num_threads=threads
+                x, *weights, reset_after=case.reset_after, return_cache=cache, num_threads=threads, out=y
             )
-            return fastgru.ops.gru_backward(dy, cache, num_threads=threads)
+            return fastgru.ops.gru_backward(dy, cache, num_threads=threads, out=dx)
 
         return shapes.Run(feed(x), train, lambda g: (g.dx, g.dweight_hh))
     if configuration == "nn.GRU":

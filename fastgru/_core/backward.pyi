@@ -21,6 +21,7 @@ def backward(
     dy: F32 | None,
     dh_n: F32 | None,
     biases: bool,
+    out: F32 | None = None,
     lengths: I64 | None = None,
     valid: I64 | None = None,
     offsets: I64 | None = None,

@@ -177,14 +177,14 @@ cdef cnp.ndarray strided(object array):
 
 
 def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, place, step_first, dy, dh_n, bint biases,
-             lengths=None, valid=None, offsets=None, bint time_major=False, bint reverse=False, num_threads=None):
+             out=None, lengths=None, valid=None, offsets=None, bint time_major=False, bint reverse=False, num_threads=None):
     """dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh on validated arrays, layouts as in PackedGRU.run.
 
     Gates of dweight_ih and dbias_ih are in the cache's order n r z; without `biases` their sums are 0.
 
     recurrent_parts : [U^T (H, 3H)] with reset_after, else [U_n^T (H, H), [U_r U_z]^T (H, 2H)]. input_part : [W_n W_r W_z]^T
-    (I, 3H). cache : float32 (ΣT, 4H) of the forward pass, overwritten;
-    place, step_first : as in PackedGRU.run. dy : as y, or None. dh_n : C-contiguous (N, H), or None. biases : whether their gradients are wanted.
+    (I, 3H). cache : float32 (ΣT, 4H) of the forward pass, overwritten; place, step_first : as in PackedGRU.run. dy : as y,
+    or None. dh_n : C-contiguous (N, H), or None. biases : whether their gradients are wanted. out : where dx goes, or None.
     """
     cdef Back b
     cdef Weight w[3]
@@ -210,7 +210,11 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
         hs = h0
         b.job.h0, b.job.h0_row = <const float *>cnp.PyArray_DATA(hs), cnp.PyArray_STRIDE(hs, 0) // 4
     whole = lengths is None and offsets is None
-    dx = (np.empty if whole else np.zeros)(x.shape, np.float32)     # 0 at padded steps
+    dx = out                               # 0 at padded steps
+    if out is None:
+        dx = (np.empty if whole else np.zeros)(x.shape, np.float32)
+    elif not whole:
+        dx[...] = 0
     dxs = dx
     dh0 = np.empty((N, H), np.float32)
     b.dx, b.dh0 = <float *>cnp.PyArray_DATA(dxs), <float *>cnp.PyArray_DATA(strided(dh0))

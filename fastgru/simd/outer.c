@@ -82,7 +82,8 @@ static void outer(float *out, int64_t out_stride, const float *packed, int64_t f
             }
         float *to = out + at;
         sums io = {to, to + wide - VEC_WIDTH, out_stride, 0, out_stride, 0, to, out_stride, 0, wide - VEC_WIDTH};
-        block all = {rows, 0, terms, panel, 0, panel, 0, io};
+        /* each tile fetches the columns of the next */
+        block all = {rows, 0, terms, panel, 0, packed + (first + height) * terms, height, io};
         if (full)
             outer_panel[V - 1][height - 1](&all, 0, full);
         if (M % height)
