@@ -139,9 +139,9 @@ class Build(build_ext):
         have: list[tuple[str, str]] = []
         flags_of: dict[str, list[str]] = {}
         x86 = self.compiles(f"#if !({X86})\n#error other\n#endif\n", [])
-        # a tile's loop of 119 bytes takes two lines of the instruction cache or three: 3 to 8 % of all products
+        # a tile's loop of 119 bytes lies in two lines of the instruction cache or in three: up to 8 % of a product
         align = ["-falign-loops=64"]
-        if self.msvc or not self.compiles("int one;\n", [*align, "-Werror"]):
+        if self.msvc or not self.compiles("typedef int one;\n", [*align, "-Werror"]):
             align = []
         for name, (macro, gnu, msvc) in ISAS.items():
             if not self.compiles(f"#if !({macro})\n#error other\n#endif\n", []):

@@ -89,6 +89,14 @@ def _overlaps_itself(a: NDArray[Any]) -> bool:
     return False
 
 
+def size(value: Any, name: str) -> int:
+    """A whole number of at least 1; 8.0 is one, as the JSON of some writers has it."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not 1 <= value < 2**62 or value != int(value):
+        raise ValueError(f"{name}: expected a whole number of at least 1, found {value!r}"[:200])
+    return int(value)
+
+
 def whole_numbers(value: Any, name: str, shape: tuple[int | str, ...]) -> I64:
     """Whole numbers of a shape as contiguous int64; floats only if they are whole.
 

@@ -139,6 +139,8 @@ def _info(arguments: argparse.Namespace) -> int:
         file = formats.read(arguments.file, arguments.config)
         model = None if file.config is None else Model.from_model_file(file)
     version = f", written by version {file.version}" if file.version else ", version not recorded"
+    if file.format == "fastgru-safetensors":  # what is recorded there is the framework's whose rules its layers follow
+        version = f", layers as in Keras {file.version}" if file.version else ""
     print(f"{file.path}: {file.format}{version}")
     notes = file.notes
     if file.format == "keras-weights":

@@ -120,7 +120,7 @@ def gru_backward(
         Gradient of the final state; zeros if None.
     num_threads : int, optional
     out : float32 array of x's shape, optional
-        Where dx is written.
+        Where dx is written: its last axis contiguous, apart from all that went into the two passes.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def gru_backward(
     if dh_n is not None:
         dh_n = np.ascontiguousarray(float32(dh_n, "dh_n", (cache.rows, hidden)))
     if out is not None:
-        output(out, "out", cache.x.shape, (cache.x, cache.h0, cache.y, dy, dh_n))
+        output(out, "out", cache.x.shape, (cache.x, cache.h0, cache.y, cache.gates, dy, dh_n))
     if num_threads is not None:
         check_num_threads(num_threads)  # before the cache is used up
     with _CLAIM:  # of two threads with one cache, one finds it used

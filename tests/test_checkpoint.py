@@ -88,10 +88,10 @@ def _nothing(*args: Any) -> None:
     pass
 
 
-def _with_facts(**changed: Any) -> Callable[..., Any]:
+def _with_facts(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., Any]:
     def find(*args: Any) -> Any:
         found = find_checkpoint(*args)
-        return found if found is None else replace(found, facts={**found.facts, **changed})
+        return found if found is None else replace(found, facts={**found.facts, **change(found.facts)})
 
     return find
 
@@ -104,8 +104,12 @@ FORGETS: dict[str, tuple[Any, str, Any]] = {
     "metrics": (metrics.Metric, "set_state", _nothing),
     "best": (callbacks.EarlyStopping, "set_state", _nothing),
     "rate": (Run, "_rate", _nothing),
-    "batch": (training, "find_checkpoint", _with_facts(batch=0)),
-    "history": (training, "find_checkpoint", _with_facts(history={"epoch": [], "history": {}})),
+    "batch": (training, "find_checkpoint", _with_facts(lambda facts: {"batch": 0})),
+    "history": (
+        training,
+        "find_checkpoint",
+        _with_facts(lambda facts: {"history": {**facts["history"], "history": {}}}),
+    ),
 }
 
 

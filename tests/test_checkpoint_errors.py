@@ -117,6 +117,9 @@ HOSTILE: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "no position": lambda facts, tensors: facts.pop("epoch"),
     "another version": lambda facts, tensors: facts.update(version=2),
     "a negative batch": lambda facts, tensors: facts.update(batch=-1),
+    "an epoch far ahead": lambda facts, tensors: facts.update(epoch=10**18),
+    "a history of other epochs": lambda facts, tensors: facts["history"].update(epoch=[3]),
+    "a batch that no epoch has": lambda facts, tensors: facts.update(batch=10**18),
     "an epoch in words": lambda facts, tensors: facts.update(epoch="2"),
     "a stop of another kind": lambda facts, tensors: facts.update(stopped=[1]),
     "a history of strings": lambda facts, tensors: facts.update(history={"epoch": [0], "history": {"loss": ["x"]}}),
@@ -139,6 +142,7 @@ HOSTILE: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "no best": lambda facts, tensors: facts["callbacks"][0].clear(),
     "a callback less": lambda facts, tensors: facts["callbacks"].clear(),
     "a metric less": lambda facts, tensors: facts["metrics"].pop(),
+    "a sum too many": lambda facts, tensors: facts["metrics"][0].update(more=1.0),
     "a sum in a list": lambda facts, tensors: facts["metrics"][0].update(_total=[1]),
     "a sum in words": lambda facts, tensors: facts["metrics"][0].update(_total="x"),
 }
@@ -152,7 +156,7 @@ def test_files_that_contradict_themselves(tmp_path: Path, what: str) -> None:
         options = {"seed": 5, "checkpoint": path, "checkpoint_every": 1}
         run.fit(make(), callbacks=[run.stopper(), run.Kill("batch", 7)], **options)
     signed_again(path, HOSTILE[what])
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=r"run: "):
         run.fit(make(), resume=path, callbacks=[run.stopper()])
 
 

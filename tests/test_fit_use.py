@@ -272,3 +272,15 @@ def test_the_score_of_one_class_can_be_watched() -> None:
     assert len(model.fit(X, Y, callbacks=[stop], **options).epoch) == 2
     with pytest.raises(ValueError, match=r"monitor: expected one of .*'f1_score_0'.*, found 'f1_score'"):
         model.fit(X, Y, callbacks=[callbacks.EarlyStopping("f1_score")], **options)
+
+
+def test_what_is_wrong_is_said_before_an_epoch(tmp_path: Path) -> None:
+    x, y = np.zeros((4, 3, 2), np.float32), np.zeros((4, 1), np.float32)
+    made = Sequential([layers.GRU(3), layers.Dense(1)]).compile("sgd", "mse")
+    keep = callbacks.ModelCheckpoint(tmp_path / "nowhere" / "a.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such folder to save models to; make it first: .*nowhere"):
+        made.fit(x, y, callbacks=[keep], verbose=0)
+    with pytest.raises(TypeError, match="class_weight: expected a dict {class: weight}, found list"):
+        made.fit(x, y, class_weight=[1, 2], verbose=0)
+    with pytest.raises(TypeError, match="expected numbers, found a function; call it where it is a generator"):
+        made.fit(lambda: iter([(x, y)]), verbose=0)

@@ -269,3 +269,14 @@ def test_dropout_and_its_kin_do_nothing() -> None:
     mask = np.ones((4, 6), bool)
     y, shown = layers.Dropout(0.5).forward(X, mask, None)
     assert y is X and shown is mask
+
+
+@pytest.mark.parametrize("units", [0, -1, 8.5, "8", None, True, float("nan"), float("inf"), 2**70], ids=str)
+@pytest.mark.parametrize("kind", [layers.GRU, layers.GRUCell, layers.Dense], ids=lambda kind: kind.__name__)
+def test_units_that_are_none(kind: Any, units: Any) -> None:
+    with pytest.raises(ValueError, match=r"^units: expected a whole number of at least 1, found "):
+        kind(units)
+
+
+def test_units_as_numbers_of_others() -> None:
+    assert layers.GRU(np.int32(3)).units == layers.Dense(3.0).units == 3

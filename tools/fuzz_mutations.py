@@ -85,7 +85,8 @@ Reshape RepeatVector Activation Softmax LSTM OnnxGraph __lambda__ __tuple__ __nu
 __import__ os.system builtins exec linear hard_sigmoid tanh float16 bfloat16 float64 int64 mixed_float16 class_name
 config module registered_name name units layers input_layers output_layers inbound_nodes dtype trainable reset_after
 use_bias go_backwards return_sequences return_state stateful batch_input_shape batch_shape axis data_format epsilon
-mask_zero input_dim output_dim cell cells layer backward_layer merge_mode compile_config build_config""".split()
+mask_zero input_dim output_dim cell cells layer backward_layer merge_mode compile_config build_config history epoch
+batch stopped learning_rate metrics callbacks loss iterations""".split()
 
 
 def _value(rng: Random) -> Any:
@@ -254,8 +255,11 @@ def zip_members(inside: Callable[[str, bytes], Mutation]) -> Mutation:
 # ----------------------------------------------------------------------------------------------- safetensors
 
 
-def safetensors(sign: Callable[[dict[str, Any], bytes], None]) -> Mutation:
-    """Return a mutation of safetensors headers with right lengths; `sign` puts our own checksum in place."""
+def safetensors(sign: Callable[[dict[str, Any], bytes], None], kinds: tuple[int, ...] = (2,)) -> Mutation:
+    """Return a mutation of safetensors headers with right lengths; `sign` puts our own checksum in place.
+
+    Those of `kinds`, out of 0 … 5, change the JSON inside of our own files.
+    """
 
     def mutate(rng: Random, whole: bytes) -> bytes:
         try:
@@ -267,7 +271,7 @@ def safetensors(sign: Callable[[dict[str, Any], bytes], None]) -> Mutation:
                 _move_border(rng, header)
             elif kind == 1:
                 data = plain(rng, data)
-            elif kind == 2 and (key := _facts(header.get("__metadata__", {}))):
+            elif kind in kinds and (key := _facts(header.get("__metadata__", {}))):
                 config = header["__metadata__"][key].encode()
                 header["__metadata__"][key] = edit_json(rng, config).decode("utf-8", "replace")
             else:

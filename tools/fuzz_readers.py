@@ -202,6 +202,7 @@ def _load_beside(data: bytes) -> Any:
 
 
 _safetensors = mutations.safetensors(_sign)
+_checkpoint = mutations.safetensors(_sign, (2, 3, 4, 5))
 READERS = (
     Reader("zip", lambda: _golden("*.keras", "*.pt")[::4], _any(mutations.zip_fields, mutations.plain)),
     Reader("keras", lambda: _golden("*.keras"), _any(_members, _members, _members, mutations.plain)),
@@ -211,7 +212,7 @@ READERS = (
     Reader("torchscript", lambda: _golden("torchscript*"), _members),
     Reader("legacy", lambda: _golden("torch_*", start=b"\x80"), LEGACY),
     Reader("safetensors", _own_files, _any(_safetensors, _safetensors, _safetensors, mutations.plain)),
-    Reader("checkpoint", fuzz_checkpoints.honest, _any(*[_safetensors] * 7, mutations.plain), fuzz_checkpoints.go_on),
+    Reader("checkpoint", fuzz_checkpoints.honest, _any(*[_checkpoint] * 7, mutations.plain), fuzz_checkpoints.go_on),
     Reader("onnx", lambda: _golden("*.onnx"), _any(*[mutations.protobuf] * 7, mutations.plain), needs="onnx"),
     Reader(
         "onnx-external",

@@ -213,8 +213,8 @@ def backward(PackedGRU packed, recurrent_parts, input_part, x, h0, y, cache, pla
     dx = out                               # 0 at padded steps
     if out is None:
         dx = (np.empty if whole else np.zeros)(x.shape, np.float32)
-    elif not whole:
-        dx[...] = 0
+    elif lengths is not None:              # with offsets no step is padding
+        np.asarray(dx)[...] = 0            # all of it, also where a subclass would not write
     dxs = dx
     dh0 = np.empty((N, H), np.float32)
     b.dx, b.dh0 = <float *>cnp.PyArray_DATA(dxs), <float *>cnp.PyArray_DATA(strided(dh0))

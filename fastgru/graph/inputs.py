@@ -64,7 +64,8 @@ def _input_array(value: Any, end: Input) -> Array:
     """``value`` as an array of the rank that the input declares, as Keras adjusts it."""
     array: Array = value if isinstance(value, np.ndarray) else np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"input {end.name!r}: expected numbers, found {array.dtype}")
+        found = "a function; call it where it is a generator" if callable(value) else array.dtype
+        raise TypeError(f"input {end.name!r}: expected numbers, found {found}")
     if end.shape is not None:
         rank = len(end.shape) + 1
         if array.ndim == rank + 1 and array.shape[-1] == 1:

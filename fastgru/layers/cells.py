@@ -10,6 +10,7 @@ import numpy as np
 from .. import gates, ops
 from .._core.isa import check_activation
 from .._core.packing import transposed
+from ..checks import size
 from ..gradients import check_trainable
 from .activations import gate_spec
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
@@ -71,7 +72,7 @@ class GRUCell(Layer):
         dialect: Dialect = NEWEST,
     ) -> None:
         super().__init__(name)
-        self.units = int(units)
+        self.units = size(units, "units")
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.use_bias = bool(use_bias)

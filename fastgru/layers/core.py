@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
+from ..checks import size
 from . import activations
 from .base import NEWEST, Array, Dialect, Layer, Shape, as_float32, expect_shape, glorot_uniform
 from .normalization import BatchNormalization
@@ -203,7 +204,7 @@ class Dense(Layer):
         dialect: Dialect = NEWEST,
     ) -> None:
         super().__init__(name)
-        self.units = int(units)
+        self.units = size(units, "units")
         self.activation = activation
         self.use_bias = bool(use_bias)
         self._layer = activation if isinstance(activation, Layer) else None

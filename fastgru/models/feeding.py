@@ -222,6 +222,9 @@ def _other_than(values: Array | Ragged, rows: int) -> str:
 
 
 def _by_class(labels: Array | Ragged, class_weight: Classes) -> Array:
+    if not isinstance(class_weight, Mapping):
+        found = type(class_weight).__name__
+        raise TypeError(f"class_weight: expected a dict {{class: weight}}, found {found}; dict(enumerate(…)) makes one")
     if isinstance(labels, Ragged):
         raise ValueError("class_weight: expected labels of rows, found those of steps; give a sample_weight")
     one_hot = labels.ndim == 2 and labels.shape[-1] > 1

@@ -208,7 +208,7 @@ def fit(
             loop.check(network, how, part)
         run = Run(network, how, calls.calls, settings, epoch=initial_epoch)
         if saved is not None:
-            run.go_on(saved)
+            run.go_on(saved, feed.steps)
     calls("on_train_begin")
     if saved is not None:
         run.go_on_callbacks(saved)

@@ -15,7 +15,7 @@ typedef struct {
 /* a tile's rows, by its vectors */
 enum { HEIGHT_1 = VEC_TALL, HEIGHT_2 = VEC_TALL, HEIGHT_3 = VEC_ROWS, HEIGHT_MOST = VEC_TALL };
 
-static FG_INLINE int64_t tile_height(int64_t V) { return V == 3 ? HEIGHT_3 : HEIGHT_2; }
+static FG_INLINE int64_t tile_height(int64_t V) { return V == 3 ? HEIGHT_3 : V == 2 ? HEIGHT_2 : HEIGHT_1; }
 
 /* one term of every accumulator: R x P x V fused multiply-adds. D is the distance between the terms of a row of x: 1, or
  * VEC_ROWS where rows were packed beside each other (outer.c). */
@@ -45,8 +45,8 @@ typedef struct {
     int64_t k0, kc;         /* the block's first term, and how many */
     const float *w;
     int64_t w_panel;
-    const float *ahead;     /* the weights of the next block, fetched into the cache at the pace at which these are used: */
-    int64_t advance;        /* so many floats for every term of a tile */
+    const float *ahead;     /* what comes next (of `product`: the next block's weights), fetched into the cache at the pace */
+    int64_t advance;        /* at which this is used: so many floats for every term of a tile */
     sums io;
 } block;
 
@@ -101,7 +101,7 @@ enum { DISTANCE_along = 1, DISTANCE_beside = VEC_ROWS };
 #define TILES(R, P, V, D)                                                                                              \
     static FG_NOINLINE void tiles_##R##x##P##x##V##x##D(const block *b, int64_t row, int64_t count)                    \
     {                                                                                                                  \
-        const float *ahead = b->ahead + row / HEIGHT_##V * b->kc * b->advance;                                         \
+        const float *ahead = b->ahead + (row + HEIGHT_##V - 1) / HEIGHT_##V * b->kc * b->advance;                      \
         for (; count > 0; count--, row += R) {                                                                         \
             tile(R, P, V, DISTANCE_##D, b, ahead, row);                                                                \
             ahead += b->kc * b->advance;                                                                               \
@@ -114,15 +114,17 @@ enum { DISTANCE_along = 1, DISTANCE_beside = VEC_ROWS };
 #define FOUR(V, D) tiles_1x1x##V##x##D, tiles_2x1x##V##x##D, tiles_3x1x##V##x##D, tiles_4x1x##V##x##D
 #define SIX(V, D) FOUR(V, D), tiles_5x1x##V##x##D, tiles_6x1x##V##x##D
 #define EIGHT(V, D) SIX(V, D), tiles_7x1x##V##x##D, tiles_8x1x##V##x##D
-#if VEC_ROWS == 8
+#if VEC_ROWS == 8 && VEC_TALL == 8
 #define EVERY_HEIGHT(D) UP_TO_8(1, D) UP_TO_8(2, D) UP_TO_8(3, D)
 #define BY_HEIGHT(D) {{EIGHT(1, D)}, {EIGHT(2, D)}, {EIGHT(3, D)}}
-#elif VEC_TALL == 6
+#elif VEC_ROWS == 4 && VEC_TALL == 6
 #define EVERY_HEIGHT(D) UP_TO_6(1, D) UP_TO_6(2, D) UP_TO_4(3, D)
 #define BY_HEIGHT(D) {{SIX(1, D)}, {SIX(2, D)}, {FOUR(3, D)}}
-#else
+#elif VEC_ROWS == 4 && VEC_TALL == 4
 #define EVERY_HEIGHT(D) UP_TO_4(1, D) UP_TO_4(2, D) UP_TO_4(3, D)
 #define BY_HEIGHT(D) {{FOUR(1, D)}, {FOUR(2, D)}, {FOUR(3, D)}}
+#else
+#error "write out the tiles of these heights"
 #endif
 
 EVERY_HEIGHT(along)

@@ -76,7 +76,7 @@ static inline int64_t fg_panel_width(int64_t left)
 typedef struct {
     const char *name;
     int32_t width;     /* W */
-    int32_t tile_rows; /* rows of the register tile; fewer than twice as many rows want their inputs projected ahead */
+    int32_t tile_rows; /* rows of the widest register tile; fewer than twice as many rows want their inputs projected ahead */
 
     /* y[r][0 .. outputs) = m->start + W x[r].
      *   y, x: `rows` <= FG_MAX_ROWS pointers; y[r] has room for `outputs` floats, (vecs-1)*W < outputs <= vecs*W

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -298,6 +299,9 @@ class ModelCheckpoint(_Monitor):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
+        folder = os.path.dirname(self.filepath)
+        if folder and "{" not in folder and not os.path.isdir(folder):  # known before an epoch has been spent
+            raise FileNotFoundError(errno.ENOENT, "no such folder to save models to; make it first", folder)
         if self.initial_value_threshold is not None:
             self.best = self._sign * self.initial_value_threshold
 

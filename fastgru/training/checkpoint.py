@@ -228,8 +228,10 @@ class Run:
 
     # -- going on --------------------------------------------------------------------------
 
-    def go_on(self, saved: Checkpoint) -> None:
+    def go_on(self, saved: Checkpoint, steps: int | None = None) -> None:
         """Take the state of a checkpoint over; `go_on_callbacks` takes that of callbacks, once they have begun.
+
+        ``steps`` are the batches of an epoch, where that is known.
 
         Raises
         ------
@@ -246,6 +248,11 @@ class Run:
             )
         with Source(saved.path, b"").parsing("checkpoint", "the state of the run that it describes"):
             weights, states, slots = self._checked(saved)
+            history, epoch, batch = (saved.facts[key] for key in ("history", "epoch", "batch"))
+            if history["epoch"] != list(range(self.epoch, self.epoch + len(history["epoch"]))):
+                raise ValueError("a history of other epochs")
+            if epoch != self.epoch + len(history["epoch"]) or (steps is not None and batch >= max(steps, 1)):
+                raise ValueError(f"a position after epoch {epoch}, batch {batch}, that the run has not come to"[:200])
             loss, rows = map(_number, saved.facts["loss"])
             metrics = [{**state, **saved.copied(f"metrics/{i}/")} for i, state in enumerate(saved.facts["metrics"])]
             for state in metrics:
@@ -264,7 +271,7 @@ class Run:
                 layer.assign(layer.weights)  # packs them
             if hasattr(layer, "states"):
                 layer.states = states[path] or None
-        self.meter.set_state(loss, rows, metrics)
+        self.meter.set_state(loss, rows, metrics, saved.path)
         self.history = _history(saved.facts["history"])
         self.epoch, self.batch, self.stopped = (saved.facts[key] for key in ("epoch", "batch", "stopped"))
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..formats import FormatError
 from ..layers.base import Array, Layer
 from ..layers.ragged import Ragged
 from ..layers.training_step import Gradient, TrainingStep
@@ -74,6 +75,7 @@ class Meter:
         self._metrics: list[Metric] | None = None
         self._total = self._rows = 0.0
         self._kept: Sequence[Mapping[str, Any]] = ()
+        self._path = ""
 
     def add(self, loss: float, y_true: Array, y_pred: Array, mask: Array | None) -> None:
         """Add a batch. The first one says which kind of accuracy is meant."""
@@ -82,7 +84,10 @@ class Meter:
             for metric in self._metrics:
                 metric.reset_state()
             for metric, state in zip(self._metrics, self._kept, strict=bool(self._kept)):
-                metric.set_state(state)
+                try:
+                    metric.set_state(state)
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    raise FormatError(f"{self._path}: metrics: expected their states, found {error}") from error
         self._total, self._rows = self._total + loss * len(y_true), self._rows + len(y_true)
         for metric in self._metrics:
             metric.update_state(y_true, y_pred, mask)
@@ -91,9 +96,9 @@ class Meter:
         """The loss's sum, the number of rows, and the metrics' states; none before the first batch."""
         return self._total, self._rows, [metric.state() for metric in self._metrics or ()]
 
-    def set_state(self, total: float, rows: float, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what `state` gave."""
-        self._total, self._rows, self._kept = total, rows, metrics
+    def set_state(self, total: float, rows: float, metrics: Sequence[Mapping[str, Any]], path: str) -> None:
+        """Go on from what `state` gave and the file ``path`` kept: a state that fits no metric is refused by `add`."""
+        self._total, self._rows, self._kept, self._path = total, rows, metrics, path
 
     def logs(self) -> dict[str, float]:
         """By name, the loss first."""
