@@ -215,6 +215,12 @@ def test_a_state_goes_on(kind: Any) -> None:
         second.set_state({"other": 1})
 
 
+def test_a_state_of_other_settings() -> None:
+    state = metrics.AUC(20).state()
+    with pytest.raises(ValueError, match="metric 'auc': expected num_thresholds 20, found 65"):
+        metrics.AUC(20).set_state({**state, "num_thresholds": 65})
+
+
 def test_names() -> None:
     y, p, _ = several()
     x = np.random.default_rng(0).normal(size=(ROWS, 5, 3)).astype(np.float32)

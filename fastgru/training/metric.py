@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,11 @@ class Metric(ABC):
         own = self.state()
         if set(state) != set(own) or any(np.shape(state[key]) != np.shape(value) for key, value in own.items()):
             raise ValueError(f"metric {self.name!r}: expected a state of {sorted(own)}, found {sorted(state)[:20]}")
+        fresh = copy.copy(self)
+        fresh.reset_state()
+        for key, value in fresh.state().items():
+            if np.ndim(value) == 0 and value and state[key] != value:  # no sum, since it is not 0: a setting
+                raise ValueError(f"metric {self.name!r}: expected {key} {value}, found {state[key]!r}"[:200])
         for key, value in own.items():
             kept = np.array(state[key], value.dtype) if isinstance(value, np.ndarray) else type(value)(state[key])
             setattr(self, key, kept)
