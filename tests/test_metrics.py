@@ -215,10 +215,16 @@ def test_a_state_goes_on(kind: Any) -> None:
         second.set_state({"other": 1})
 
 
-def test_a_state_of_other_settings() -> None:
-    state = metrics.AUC(20).state()
-    with pytest.raises(ValueError, match="metric 'auc': expected num_thresholds 20, found 65"):
-        metrics.AUC(20).set_state({**state, "num_thresholds": 65})
+@pytest.mark.parametrize(
+    "metric",
+    [metrics.AUC(20), metrics.Precision(0.4), metrics.F1Score(threshold=0.4), metrics.SparseTopKCategoricalAccuracy(2)],
+    ids=lambda metric: metric.name,
+)
+def test_a_state_brings_no_settings(metric: Any) -> None:
+    """Or a forged one could change them: more thresholds than the sums have rooms for."""
+    assert metric.settings and all(key.startswith("_") for key in metric.state())
+    with pytest.raises(ValueError, match="expected a state of"):
+        metric.set_state({**metric.state(), metric.settings[0]: 65})
 
 
 def test_names() -> None:

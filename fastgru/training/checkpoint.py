@@ -251,7 +251,7 @@ class Run:
             history, epoch, batch = (saved.facts[key] for key in ("history", "epoch", "batch"))
             if history["epoch"] != list(range(self.epoch, self.epoch + len(history["epoch"]))):
                 raise ValueError("a history of other epochs")
-            if epoch != self.epoch + len(history["epoch"]) or (steps is not None and batch >= max(steps, 1)):
+            if epoch != self.epoch + len(history["epoch"]) or (steps is not None and batch >= steps):
                 raise ValueError(f"a position after epoch {epoch}, batch {batch}, that the run has not come to"[:200])
             loss, rows = map(_number, saved.facts["loss"])
             metrics = [{**state, **saved.copied(f"metrics/{i}/")} for i, state in enumerate(saved.facts["metrics"])]

@@ -22,6 +22,8 @@ _EPSILON = 1e-7
 class _Rates(Metric):
     """Counts at one threshold: true positives, and all of what they are a share of."""
 
+    settings = ("thresholds", "top_k", "class_id")
+
     def __init__(self, thresholds: float | None, top_k: int | None, class_id: int | None, name: str) -> None:
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k: expected a whole number of at least 1, found {top_k!r}")
@@ -113,6 +115,8 @@ class F1Score(Metric):
         is positive: give 0.5 there.
     """
 
+    settings = ("threshold",)
+
     def __init__(self, average: str | None = None, threshold: float | None = None, name: str = "f1_score") -> None:
         if average not in (None, "micro", "macro", "weighted"):
             raise ValueError(f"average: expected 'micro', 'macro', 'weighted' or None, found {average!r}")
@@ -171,6 +175,8 @@ class AUC(Metric):
     from_logits : bool
         Predictions are numbers before a sigmoid.
     """
+
+    settings = ("num_thresholds", "thresholds", "from_logits")
 
     def __init__(
         self,

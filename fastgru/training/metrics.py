@@ -52,6 +52,8 @@ class CategoricalAccuracy(MeanMetric):
 class BinaryAccuracy(MeanMetric):
     """How often predictions beyond ``threshold`` agree with labels of 1, the mean over the last axis."""
 
+    settings = ("threshold",)
+
     def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
         super().__init__(name)
         self.threshold = np.float32(threshold)
@@ -63,6 +65,8 @@ class BinaryAccuracy(MeanMetric):
 
 class SparseTopKCategoricalAccuracy(MeanMetric):
     """How often fewer than ``k`` predictions are above that of the class."""
+
+    settings = ("k",)
 
     def __init__(self, k: int = 5, name: str = "sparse_top_k_categorical_accuracy") -> None:
         super().__init__(name)
